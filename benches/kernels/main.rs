@@ -1,0 +1,3 @@
+//! Criterion benches of every op, one module each. `cargo bench --bench kernels`.
+
+fn main() {}

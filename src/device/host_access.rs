@@ -1,0 +1,133 @@
+//! Safe access of CPU ops to buffers: what is written overlaps nothing else, and nobody else is at it.
+
+use std::sync::{RwLockReadGuard, RwLockWriteGuard};
+
+use super::buffer::{Element, Memory, Slice};
+use super::{DType, Device};
+use crate::error::{Error, Result};
+
+/// Elements that an op may read.
+#[derive(Clone, Copy)]
+pub struct HostRead<'a> {
+    dtype: DType,
+    bytes: &'a [u8],
+}
+
+/// Elements that an op may write.
+pub struct HostWrite<'a> {
+    dtype: DType,
+    bytes: &'a mut [u8],
+}
+
+fn check_dtype<T: Element>(dtype: DType) -> Result<()> {
+    if dtype == T::DTYPE {
+        return Ok(());
+    }
+    Err(Error::shape("host access", format!("expected elements of type {:?}, got {dtype:?}", T::DTYPE)))
+}
+
+impl<'a> HostRead<'a> {
+    /// The elements, if they are of type `T`.
+    pub fn get<T: Element>(self) -> Result<&'a [T]> {
+        check_dtype::<T>(self.dtype)?;
+        Ok(bytemuck::cast_slice(self.bytes))
+    }
+}
+
+impl<'a> HostWrite<'a> {
+    /// The elements, if they are of type `T`.
+    pub fn get_mut<T: Element>(&mut self) -> Result<&mut [T]> {
+        check_dtype::<T>(self.dtype)?;
+        Ok(bytemuck::cast_slice_mut(self.bytes))
+    }
+
+    /// The elements for the whole of the access, if they are of type `T`.
+    pub fn into_mut<T: Element>(self) -> Result<&'a mut [T]> {
+        check_dtype::<T>(self.dtype)?;
+        Ok(bytemuck::cast_slice_mut(self.bytes))
+    }
+}
+
+enum Guard<'a> {
+    Read { _guard: RwLockReadGuard<'a, ()> },
+    Write { _guard: RwLockWriteGuard<'a, ()> },
+}
+
+/// Runs `op` with host slices of `reads` and `writes`. Waits for other ops that use the same buffers; must not be
+/// nested on the same buffer.
+///
+/// # Errors
+/// A slice that is not in host memory, and a written slice that overlaps any other non-empty slice.
+pub fn with_host<const R: usize, const W: usize, O>(
+    reads: [&Slice; R],
+    writes: [&Slice; W],
+    op: impl FnOnce([HostRead<'_>; R], [HostWrite<'_>; W]) -> Result<O>,
+) -> Result<O> {
+    check_overlap(&reads, &writes)?;
+    let _guards = lock_all(&reads, &writes)?;
+    // SAFETY (both): the range was checked when the slice was made, the bytes were zeroed when allocated, and the lock of
+    // the buffer is held: shared if it is only read here, exclusively if any part of it is written. `check_overlap` made
+    // sure that written ranges are disjoint from all others of this call. The references end with `op`.
+    let read = reads.map(|s| HostRead {
+        dtype: s.dtype,
+        bytes: unsafe { std::slice::from_raw_parts(start(s), s.len * s.dtype.size_bytes()) },
+    });
+    let write = writes.map(|s| HostWrite {
+        dtype: s.dtype,
+        bytes: unsafe { std::slice::from_raw_parts_mut(start(s), s.len * s.dtype.size_bytes()) },
+    });
+    op(read, write)
+}
+
+fn start(slice: &Slice) -> *mut u8 {
+    // SAFETY: the offset lies inside the allocation; checked when the slice was made.
+    unsafe { slice.buffer.memory.host.as_ptr().add(slice.offset_bytes) }
+}
+
+fn range(slice: &Slice) -> (*const Memory, usize, usize) {
+    let len_bytes = slice.len * slice.dtype.size_bytes();
+    (std::sync::Arc::as_ptr(&slice.buffer.memory), slice.offset_bytes, slice.offset_bytes + len_bytes)
+}
+
+fn check_overlap(reads: &[&Slice], writes: &[&Slice]) -> Result<()> {
+    for (i, write) in writes.iter().enumerate() {
+        let (memory, start, end) = range(write);
+        for other in reads.iter().chain(&writes[i + 1..]) {
+            let (other_memory, other_start, other_end) = range(other);
+            if memory == other_memory && start < other_end && other_start < end {
+                return Err(Error::shape(
+                    "host access",
+                    format!(
+                        "bytes {start}..{end} are written and overlap {other_start}..{other_end} of the same buffer"
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn lock_all<'a>(reads: &[&'a Slice], writes: &[&'a Slice]) -> Result<Vec<Guard<'a>>> {
+    let mut wanted: Vec<(&'a Memory, bool)> = Vec::with_capacity(reads.len() + writes.len());
+    let all = reads.iter().map(|s| (s, false)).chain(writes.iter().map(|s| (s, true)));
+    for (slice, is_written) in all {
+        let memory: &'a Memory = &slice.buffer.memory;
+        if memory.device != Device::Cpu {
+            return Err(Error::unsupported("host access", format!("the memory is on {:?}", memory.device)));
+        }
+        match wanted.iter_mut().find(|(m, _)| std::ptr::eq(*m, memory)) {
+            Some(entry) => entry.1 |= is_written,
+            None => wanted.push((memory, is_written)),
+        }
+    }
+    // One order for everybody, so that two ops cannot wait for each other.
+    wanted.sort_by_key(|(memory, _)| std::ptr::from_ref(*memory));
+    // A poisoned lock only says that an op panicked; the numbers in the buffer are still numbers.
+    Ok(wanted
+        .into_iter()
+        .map(|(memory, is_written)| match is_written {
+            true => Guard::Write { _guard: memory.lock.write().unwrap_or_else(|p| p.into_inner()) },
+            false => Guard::Read { _guard: memory.lock.read().unwrap_or_else(|p| p.into_inner()) },
+        })
+        .collect())
+}

@@ -1,0 +1,18 @@
+//! The operations of a training step, one folder each, usable one by one on the caller's own buffers and stream.
+//! Must not know of models, data sets or schedules.
+//!
+//! Every op follows one pattern: a small description (`Conv3d`, `BatchNorm`, …) that is checked when made, and functions
+//! `forward`, `grad_input`, … that take a [`Stream`](crate::device::Stream), the description and the tensors. What a
+//! function writes is overwritten unless its doc says "added to". Scratch memory is asked for by `workspace_bytes` and
+//! passed in: no op allocates device memory.
+
+pub mod batch_norm;
+pub mod conv3d;
+pub mod dropout;
+pub mod linear;
+pub mod pointwise;
+pub mod pool3d;
+pub mod resample;
+pub mod resize;
+pub mod sgd;
+pub mod softmax_loss;

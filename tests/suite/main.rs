@@ -1,0 +1,27 @@
+//! One integration binary. A module per op under the op's name; `golden/` holds what all golden tests share;
+//! the other modules are named after the part of `src/` that they test.
+
+mod golden;
+
+mod batch_norm;
+mod checkpoint;
+mod cli;
+mod config;
+mod conv3d;
+mod decoder;
+mod device;
+mod dropout;
+mod emulator;
+mod linear;
+mod loader;
+mod model;
+mod moving_shapes;
+mod multigrid;
+mod pointwise;
+mod pool3d;
+mod resample;
+mod resize;
+mod sampling;
+mod sgd;
+mod softmax_loss;
+mod train;

@@ -1,0 +1,1 @@
+//! Tests of `pool3d`.
