@@ -1,0 +1,69 @@
+# The verbs of the project; `.ci/run` calls the same ones. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# Reference results and real clips are not part of the repository. Where they lie beside the clone they are used;
+# without them the tests that need them say SKIPPED.
+ifneq ($(wildcard ../shared/golden),)
+export VCYCLE_GOLDEN ?= $(abspath ../shared/golden)
+endif
+ifneq ($(wildcard ../shared/data),)
+export VCYCLE_TEST_DATA ?= $(abspath ../shared/data)
+endif
+
+SIMT_TESTS := emulator:: resample:: resize::
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+.PHONY: demo
+demo: ## trains on the built-in synthetic set with both cycles, about two minutes, and writes a report
+	cargo build --release
+	rm -rf runs/demo
+	./target/release/vcycle train --cfg configs/moving_shapes_multigrid.yaml OUTPUT_DIR runs/demo
+
+.PHONY: cuda-toolkit
+cuda-toolkit: ## brings nvcc and the CUDA headers into .cuda (pip wheels) unless a toolkit is there
+	scripts/cuda_toolkit.sh
+
+.PHONY: test
+test: cuda-toolkit ## compiles all kernels, runs every test: library, suite, docs, kernels on the emulator with its checker
+	cargo test --features simt
+	cargo test --features simt-check --test suite -- $(SIMT_TESTS)
+
+.PHONY: golden
+golden: ## only the tests against the reference results; prints `N cases passed`
+	@test -d "$${VCYCLE_GOLDEN:-}" || { echo "golden: set VCYCLE_GOLDEN to the folder of reference results"; exit 1; }
+	@log=$$(mktemp); \
+	if VCYCLE_REQUIRE_GOLDEN=1 cargo test --test suite golden_ -- --nocapture > $$log 2>&1; \
+	then sed -nE 's/^.*(golden: .*: [0-9]+ cases)$$/\1/p' $$log | sort; \
+	     sed -nE 's/^.*golden: .*: ([0-9]+) cases$$/\1/p' $$log | awk '{n += $$1} END {print n " cases passed"}'; rm -f $$log; \
+	else cat $$log; rm -f $$log; exit 1; fi
+
+.PHONY: test-long
+test-long: ## fuzzing, kill series, training comparisons: hours, run by hand, leaves records
+	cargo build --release
+	scripts/kill_series.sh
+	scripts/compare_training.sh
+
+.PHONY: lint
+lint: ## formatting, clippy, licences of the dependencies, the optional cust feature
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy --lib --no-default-features -- -D warnings
+	DOCS_RS=1 cargo check --quiet --features cust
+	python3 scripts/licences.py
+
+.PHONY: doc
+doc: ## the crate's documentation, with warnings as errors
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+.PHONY: bench
+bench: ## every kernel's bench
+	cargo bench --bench kernels
+
+.PHONY: gpu-bundle
+gpu-bundle: cuda-toolkit ## dist/gpu: binaries and run.sh for a GPU machine without Rust and network
+	scripts/gpu_bundle.sh
