@@ -2,6 +2,7 @@
 //! method (Wu et al., CVPR 2020) on them, so that batches are reshaped on the device.
 #![deny(missing_docs)]
 
+pub mod checkpoint;
 pub mod clip;
 pub mod config;
 pub mod device;
