@@ -65,18 +65,44 @@ pub fn with_host<const R: usize, const W: usize, O>(
 ) -> Result<O> {
     check_overlap(&reads, &writes)?;
     let _guards = lock_all(&reads, &writes)?;
-    // SAFETY (both): the range was checked when the slice was made, the bytes were zeroed when allocated, and the lock of
-    // the buffer is held: shared if it is only read here, exclusively if any part of it is written. `check_overlap` made
-    // sure that written ranges are disjoint from all others of this call. The references end with `op`.
-    let read = reads.map(|s| HostRead {
-        dtype: s.dtype,
-        bytes: unsafe { std::slice::from_raw_parts(start(s), s.len * s.dtype.size_bytes()) },
-    });
-    let write = writes.map(|s| HostWrite {
-        dtype: s.dtype,
-        bytes: unsafe { std::slice::from_raw_parts_mut(start(s), s.len * s.dtype.size_bytes()) },
-    });
+    // SAFETY (both): the locks of all buffers are held until `op` returns, and written ranges overlap nothing.
+    let read = reads.map(|s| unsafe { host_read(s) });
+    let write = writes.map(|s| unsafe { host_write(s) });
     op(read, write)
+}
+
+/// As [`with_host`], for numbers of slices that are known only at run time.
+///
+/// # Errors
+/// As [`with_host`].
+pub fn with_host_lists<O>(
+    reads: &[&Slice],
+    writes: &[&Slice],
+    op: impl FnOnce(Vec<HostRead<'_>>, Vec<HostWrite<'_>>) -> Result<O>,
+) -> Result<O> {
+    check_overlap(reads, writes)?;
+    let _guards = lock_all(reads, writes)?;
+    // SAFETY (both): as in `with_host`.
+    let read = reads.iter().map(|s| unsafe { host_read(s) }).collect();
+    let write = writes.iter().map(|s| unsafe { host_write(s) }).collect();
+    op(read, write)
+}
+
+/// # Safety
+/// The lock of the buffer is held for the lifetime of the result, and no [`host_write`] range of that time overlaps it.
+/// (The range was checked when the slice was made, and the bytes were zeroed when allocated.)
+unsafe fn host_read<'a>(slice: &'a Slice) -> HostRead<'a> {
+    // SAFETY: the duties above.
+    let bytes = unsafe { std::slice::from_raw_parts(start(slice), slice.len * slice.dtype.size_bytes()) };
+    HostRead { dtype: slice.dtype, bytes }
+}
+
+/// # Safety
+/// The lock of the buffer is held exclusively for the lifetime of the result, and no other range of that time overlaps it.
+unsafe fn host_write<'a>(slice: &'a Slice) -> HostWrite<'a> {
+    // SAFETY: the duties above.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(start(slice), slice.len * slice.dtype.size_bytes()) };
+    HostWrite { dtype: slice.dtype, bytes }
 }
 
 fn start(slice: &Slice) -> *mut u8 {

@@ -13,7 +13,7 @@ mod host_access;
 mod tensor;
 
 pub use buffer::{Buffer, DType, Element, Slice};
-pub use host_access::{HostRead, HostWrite, with_host};
+pub use host_access::{HostRead, HostWrite, with_host, with_host_lists};
 pub use tensor::{ActMut, ActRef, Tensor};
 
 use crate::error::Result;

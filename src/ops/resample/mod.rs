@@ -1,15 +1,38 @@
 //! Resampling of decoded clips to the grid of a training step: crop, trilinear in (t, y, x), flip, normalise, cast, for
 //! all clips of a batch and all pathways in one launch.
+//!
+//! Output element `[n][f][y][x][c]` of a pathway is `(v / 255 - mean[c]) / std[c]`, where `v` is clip `n` filtered at
+//! sample `frame_indices[f]` of its t axis, `y` of its y axis and `x` of its x axis (`w - 1 - x` with flip).
+//! What the two ways of cropping look like:
+//!
+//! | wanted | t, y, x axis |
+//! |---|---|
+//! | crop a box, then resize it | [`Axis::crop_then_resize`]: taps stay inside the box |
+//! | resize the image, then crop (PySlowFast, `datasets/utils.py::spatial_sampling`) | [`Axis::resize_then_crop`]: taps stay inside the image |
+//! | one sample a source frame | [`Axis::identity`] |
+//!
+//! PySlowFast's frames (`datasets/decoder.py::temporal_sampling`) are truncated positions of an f32 `linspace`, which
+//! `start + i * step` does not reproduce to the last bit: pick those frames first (no others need to be decoded) and let
+//! the t axis be [`Axis::identity`].
 
-use crate::device::{Slice, Stream, Tensor};
+mod cpu;
+pub mod reference;
+mod taps;
+
+pub use taps::{Taps, taps};
+
+use crate::device::{DType, Device, Slice, Stream, Tensor};
 use crate::error::{Error, Result};
+
+const OP: &str = "resample forward";
 
 /// Filter along the axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Filter {
     /// Linear in t, y and x.
     Trilinear,
-    /// Linear with its support widened by the stride: no aliasing when shrinking.
+    /// Linear with its support widened by the stride: no aliasing when shrinking. As PyTorch's and PIL's: taps outside
+    /// the clamp interval are dropped, and the weights add up to 1.
     TrilinearAntialias,
     /// Nearest frame in t (the position truncated, as PySlowFast), linear in y and x.
     NearestInTime,
@@ -27,6 +50,28 @@ pub struct Axis {
     pub lo: u32,
     /// Last pixel that may be read, inclusive.
     pub hi: u32,
+}
+
+impl Axis {
+    /// Sample `i` is pixel `i` of `size`.
+    pub fn identity(size: usize) -> Axis {
+        Axis { start: 0.0, step: 1.0, lo: 0, hi: size.saturating_sub(1) as u32 }
+    }
+
+    /// The pixels `begin .. end` resized to `samples` samples (half-pixel centres); nothing outside of them is read.
+    pub fn crop_then_resize(begin: usize, end: usize, samples: usize) -> Axis {
+        let step = end.saturating_sub(begin) as f64 / samples as f64;
+        let start = begin as f64 + 0.5 * step - 0.5;
+        Axis { start: start as f32, step: step as f32, lo: begin as u32, hi: end.saturating_sub(1) as u32 }
+    }
+
+    /// An image of `size` pixels resized to `resized` (half-pixel centres, as PyTorch with `align_corners=False`), of
+    /// which the samples from `offset` on are kept.
+    pub fn resize_then_crop(size: usize, resized: usize, offset: usize) -> Axis {
+        let step = size as f64 / resized as f64;
+        let start = (offset as f64 + 0.5) * step - 0.5;
+        Axis { start: start as f32, step: step as f32, lo: 0, hi: size.saturating_sub(1) as u32 }
+    }
 }
 
 /// The sampling grid of one clip: where its samples lie in the source video.
@@ -68,6 +113,15 @@ pub struct Resample {
     pub std: [f32; 3],
 }
 
+impl Resample {
+    /// `value = byte * multiply[c] + add[c]`, rounded once to f32.
+    pub(crate) fn multiply_add(&self) -> ([f32; 3], [f32; 3]) {
+        let multiply = self.std.map(|s| (1.0 / (255.0 * f64::from(s))) as f32);
+        let add = std::array::from_fn(|c| (-f64::from(self.mean[c]) / f64::from(self.std[c])) as f32);
+        (multiply, add)
+    }
+}
+
 /// A pathway: the output `[n][frames][h][w][c]` (3 channels used, any further stored channels become 0), and which of the
 /// grid's T samples its frames are.
 #[derive(Clone, Debug)]
@@ -78,8 +132,68 @@ pub struct Pathway<'a> {
     pub frame_indices: &'a [u32],
 }
 
-/// Resamples all clips into all pathways.
+/// Resamples all clips into all pathways. Outputs are overwritten; channels beyond the third become 0.
+///
+/// All outputs have `clips.len()` clips and the same height, width, channels and element type.
+///
+/// # Errors
+/// Shapes that do not fit together, clips of another size than their memory, clamp intervals outside a clip, grids that
+/// are not finite, a `std` that is zero.
 pub fn forward(stream: &Stream, op: &Resample, clips: &[SourceClip], pathways: &[Pathway<'_>]) -> Result<()> {
-    let _ = (stream, op, clips, pathways);
-    Err(Error::unsupported("resample", "stub"))
+    check(op, clips, pathways)?;
+    match stream.device() {
+        Device::Cpu => cpu::forward(op, clips, pathways),
+    }
+}
+
+fn check(op: &Resample, clips: &[SourceClip], pathways: &[Pathway<'_>]) -> Result<()> {
+    let fail = |message: String| Err(Error::shape(OP, message));
+    if op.std.iter().any(|s| !s.is_normal()) || op.mean.iter().any(|m| !m.is_finite()) {
+        return fail(format!("mean must be finite and std neither 0 nor infinite, got {:?} and {:?}", op.mean, op.std));
+    }
+    for (i, clip) in clips.iter().enumerate() {
+        check_clip(clip).or_else(|message| fail(format!("clip {i}: {message}")))?;
+    }
+    let Some(first) = pathways.first() else { return Ok(()) };
+    for (i, pathway) in pathways.iter().enumerate() {
+        let (shape, expected) = (pathway.output.shape(), first.output.shape());
+        if shape.n != clips.len() || shape.t != pathway.frame_indices.len() || shape.c < 3 {
+            return fail(format!(
+                "pathway {i}: expected an output [{},{},h,w,c] with c >= 3, got {shape}",
+                clips.len(),
+                pathway.frame_indices.len()
+            ));
+        }
+        if (shape.h, shape.w, shape.c) != (expected.h, expected.w, expected.c)
+            || pathway.output.dtype() != first.output.dtype()
+        {
+            return fail(format!(
+                "pathway {i}: height, width, channels and type must be those of pathway 0 ({expected} {:?}), got {shape} {:?}",
+                first.output.dtype(),
+                pathway.output.dtype()
+            ));
+        }
+    }
+    match first.output.dtype() {
+        DType::F32 | DType::Bf16 | DType::F16 => Ok(()),
+        other => fail(format!("output must be f32, bf16 or f16, got {other:?}")),
+    }
+}
+
+fn check_clip(clip: &SourceClip) -> Result<(), String> {
+    let SourceClip { memory, frames, height_px, width_px, grid } = clip;
+    let bytes = frames.checked_mul(*height_px).and_then(|v| v.checked_mul(*width_px)).and_then(|v| v.checked_mul(3));
+    if memory.dtype() != DType::U8 || bytes != Some(memory.len()) || memory.is_empty() {
+        return Err(format!(
+            "[{frames},{height_px},{width_px},3] uint8 is not what its memory holds ({} x {:?})",
+            memory.len(),
+            memory.dtype()
+        ));
+    }
+    for (name, axis, size) in [("t", &grid.t, frames), ("y", &grid.y, height_px), ("x", &grid.x, width_px)] {
+        if axis.lo > axis.hi || axis.hi as usize >= *size || !axis.start.is_finite() || !axis.step.is_finite() {
+            return Err(format!("{name} axis must be finite and lie in 0..{size}, got {axis:?}"));
+        }
+    }
+    Ok(())
 }
