@@ -1,7 +1,7 @@
 //! `ops::resample` against its f64 reference, PySlowFast and PyTorch.
 
 use serde_json::Value;
-use vcycle::device::{Buffer, DType, Device, Element, Tensor};
+use vcycle::device::{Buffer, DType, Device, Element, Slice, Tensor};
 use vcycle::ops::resample::{self, Axis, ClipGrid, Filter, Pathway, Resample, SourceClip, reference};
 use vcycle::shape::ActivationShape;
 
@@ -14,6 +14,10 @@ fn clip(device: &Device, name: &str, size: [usize; 3], grid: ClipGrid) -> (Vec<u
     let bytes = fill::u8(name, size.iter().product::<usize>() * 3);
     let memory = Buffer::from_host(device, &bytes).unwrap();
     (bytes, SourceClip { memory, frames: size[0], height_px: size[1], width_px: size[2], grid })
+}
+
+fn workspace(device: &Device, clips: usize, frames: usize) -> Slice {
+    Buffer::from_host(device, &vec![0u8; resample::workspace_bytes(clips, frames)]).unwrap()
 }
 
 fn number(value: &Value) -> usize {
@@ -81,7 +85,14 @@ fn golden_resample_u8() {
         let output = Tensor::zeroed(&device, DType::F32, ActivationShape::new(1, frames, height, width, 3)).unwrap();
         let frame_indices: Vec<u32> = (0..frames as u32).collect();
         let pathways = [Pathway { output: &output, frame_indices: &frame_indices }];
-        resample::forward(&device.stream().unwrap(), &op, &[source], &pathways).unwrap();
+        resample::forward(
+            &device.stream().unwrap(),
+            &op,
+            &[source],
+            &pathways,
+            &workspace(&device, 1, frame_indices.len()),
+        )
+        .unwrap();
         let got = golden::channels_first(&[1, 3, frames, height, width], &output.read::<f32>().unwrap());
         golden.assert_close(name, &case["outputs"]["y_cthw"], &got, 2e-5);
     }
@@ -124,7 +135,14 @@ fn random_batch<T: Element>(device: &Device, filter: Filter, c: usize, to_f64: f
     });
     let pathways =
         [Pathway { output: &outputs[0], frame_indices: &fast }, Pathway { output: &outputs[1], frame_indices: &slow }];
-    resample::forward(&device.stream().unwrap(), &op, &clips, &pathways).unwrap();
+    resample::forward(
+        &device.stream().unwrap(),
+        &op,
+        &clips,
+        &pathways,
+        &workspace(device, clips.len(), fast.len() + slow.len()),
+    )
+    .unwrap();
     for pathway in &pathways {
         let got = pathway.output.read::<T>().unwrap();
         let per_clip = got.len() / clips.len();
@@ -171,7 +189,7 @@ fn whole_pixels_are_exact() {
         let (bytes, source) = clip(&device, "whole", size, grid);
         let output = Tensor::zeroed(&device, DType::F32, ActivationShape::new(1, 2, 4, 6, 4)).unwrap();
         let pathways = [Pathway { output: &output, frame_indices: &[2, 0] }];
-        resample::forward(&device.stream().unwrap(), &op, &[source], &pathways).unwrap();
+        resample::forward(&device.stream().unwrap(), &op, &[source], &pathways, &workspace(&device, 1, 2)).unwrap();
         let got = output.read::<f32>().unwrap();
         for (f, t) in [(0, 3), (1, 1)] {
             for y in 0..4 {
@@ -197,7 +215,10 @@ fn refuses_what_does_not_fit() {
     let (_, good) = clip(&device, "bad", size, grid);
     let output = Tensor::zeroed(&device, DType::F32, ActivationShape::new(1, 2, 4, 6, 4)).unwrap();
     let run = |op: &Resample, clip: SourceClip, frame_indices: &[u32]| {
-        resample::forward(&stream, op, &[clip], &[Pathway { output: &output, frame_indices }]).unwrap_err().to_string()
+        let scratch = workspace(&device, 1, frame_indices.len());
+        resample::forward(&stream, op, &[clip], &[Pathway { output: &output, frame_indices }], &scratch)
+            .unwrap_err()
+            .to_string()
     };
     let message = run(&op, good.clone(), &[0]);
     assert!(message.contains("expected an output [1,1,h,w,c]") && message.contains("[1,2,4,6,4]"), "{message}");

@@ -25,6 +25,10 @@ use crate::device::{DType, Device, Slice, Stream, Tensor};
 use crate::error::{Error, Result};
 
 const OP: &str = "resample forward";
+/// Size of a clip's entry in the table.
+const CLIP_ENTRY_BYTES: usize = 80;
+/// Size of a frame's entry in the table.
+const FRAME_ENTRY_BYTES: usize = 32;
 
 /// Filter along the axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -132,15 +136,33 @@ pub struct Pathway<'a> {
     pub frame_indices: &'a [u32],
 }
 
+/// Scratch memory for [`forward`] with that many clips, and frames in all pathways together. It holds the table of clips
+/// and frames that the kernel reads.
+pub const fn workspace_bytes(num_clips: usize, num_frames: usize) -> usize {
+    num_clips * CLIP_ENTRY_BYTES + num_frames * FRAME_ENTRY_BYTES
+}
+
 /// Resamples all clips into all pathways. Outputs are overwritten; channels beyond the third become 0.
 ///
-/// All outputs have `clips.len()` clips and the same height, width, channels and element type.
+/// All outputs have `clips.len()` clips and the same height, width, channels and element type. `workspace` is uint8 and
+/// holds at least [`workspace_bytes`]; it must not be in use by work still queued on another stream.
 ///
 /// # Errors
 /// Shapes that do not fit together, clips of another size than their memory, clamp intervals outside a clip, grids that
-/// are not finite, a `std` that is zero.
-pub fn forward(stream: &Stream, op: &Resample, clips: &[SourceClip], pathways: &[Pathway<'_>]) -> Result<()> {
+/// are not finite, a `std` that is zero, a workspace that is too small.
+pub fn forward(
+    stream: &Stream,
+    op: &Resample,
+    clips: &[SourceClip],
+    pathways: &[Pathway<'_>],
+    workspace: &Slice,
+) -> Result<()> {
     check(op, clips, pathways)?;
+    let needed = workspace_bytes(clips.len(), pathways.iter().map(|p| p.frame_indices.len()).sum());
+    if workspace.dtype() != DType::U8 || workspace.len() < needed {
+        let (len, dtype) = (workspace.len(), workspace.dtype());
+        return Err(Error::shape(OP, format!("the workspace must hold {needed} x U8, got {len} x {dtype:?}")));
+    }
     match stream.device() {
         Device::Cpu => cpu::forward(op, clips, pathways),
     }
