@@ -1,7 +1,17 @@
 //! 3-D convolution (cross-correlation) of activations `[n][t][h][w][c]` with filters `[c_out][ft][fh][fw][c_in / groups]`.
+//!
+//! Group `g` reads input channels `g * c_in / groups ..` and writes output channels `g * c_out / groups ..`. Outside the
+//! input everything is zero. Sums are f32, in an order that does not depend on the number of threads.
 
-use crate::device::{Slice, Stream, Tensor};
-use crate::error::{Error, Result};
+mod check;
+mod cpu;
+#[doc(hidden)]
+pub mod reference;
+
+use crate::device::{Device, Slice, Stream, Tensor, with_host};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::shape::ActivationShape;
 
 /// What is convolved: sizes in the order (t, h, w).
@@ -35,12 +45,16 @@ pub enum Direction {
 }
 
 impl Conv3d {
-    /// Checks the sizes (non-zero, channels divisible by groups, the filter fits the padded input).
+    /// Checks the sizes.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where a size is zero, channels are not divisible by `groups`, or the filter is larger than the
+    /// padded input.
     pub fn check(&self) -> Result<()> {
-        Err(Error::unsupported("conv3d", "stub"))
+        check::sizes(self)
     }
 
-    /// Output sizes.
+    /// Output sizes. Meaningful after [`Conv3d::check`].
     pub fn output(&self) -> ActivationShape {
         let out = |size: usize, i: usize| {
             (size + 2 * self.padding[i]).saturating_sub(self.dilation[i] * (self.filter[i] - 1) + 1) / self.stride[i]
@@ -55,7 +69,7 @@ impl Conv3d {
         self.c_out * self.filter.iter().product::<usize>() * self.input.c / self.groups
     }
 
-    /// Multiply-adds of one direction.
+    /// Multiply-adds of one direction, padding counted as if it were data.
     pub fn macs(&self) -> u64 {
         self.output().num_positions() as u64 * self.filter_len() as u64
     }
@@ -63,11 +77,19 @@ impl Conv3d {
 
 /// Bytes of scratch memory that `direction` needs on the device of `stream`.
 pub fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction) -> usize {
-    let _ = (stream, op, direction);
-    0
+    match stream.device() {
+        Device::Cpu => cpu::workspace_len(op, direction) * size_of::<f32>(),
+        #[allow(unreachable_patterns)]
+        _ => 0,
+    }
 }
 
-/// `output = conv(input, filter) + bias`. `workspace` is f32 or u8 memory of at least [`workspace_bytes`].
+/// `output = conv(input, filter) + bias`, f32. `bias` holds `c_out` elements, `workspace` is f32 or u8 memory of at least
+/// [`workspace_bytes`]. Channels of `output`'s memory beyond its own (a channel pitch) are left alone.
+///
+/// # Errors
+/// [`Error::Shape`] where sizes, types or the workspace do not fit `op`; [`Error::Unsupported`] where the executor has no
+/// kernel for it.
 pub fn forward(
     stream: &Stream,
     op: &Conv3d,
@@ -77,11 +99,38 @@ pub fn forward(
     output: &Tensor,
     workspace: &Slice,
 ) -> Result<()> {
-    let _ = (stream, op, input, filter, bias, output, workspace);
-    Err(Error::unsupported("conv3d forward", "stub"))
+    const OP: &str = "conv3d forward";
+    check::sizes(op)?;
+    check::tensor(OP, "input", input, op.input)?;
+    check::tensor(OP, "output", output, op.output())?;
+    check::vector(OP, "filter", filter, op.filter_len())?;
+    bias.map_or(Ok(()), |b| check::vector(OP, "bias", b, op.c_out))?;
+    check::workspace(OP, workspace, workspace_bytes(stream, op, Direction::Forward))?;
+    check::is_cpu(OP, stream)?;
+    let no_bias = filter.part(0, 0)?;
+    with_host(
+        [input.memory(), filter, bias.unwrap_or(&no_bias)],
+        [output.memory(), workspace],
+        |[x, w, b], [mut y, scratch]| {
+            let bias = bias.map(|_| b.get::<f32>()).transpose()?;
+            cpu::forward(
+                op,
+                input.view(x.get()?),
+                w.get()?,
+                bias,
+                output.view_mut(y.get_mut()?),
+                check::scratch(workspace, scratch)?,
+            );
+            Ok(())
+        },
+    )
 }
 
-/// `grad_input = conv^T(grad_output, filter)`, or added to it where `accumulate` is set.
+/// `grad_input = conv^T(grad_output, filter)`, or added to it where `accumulate` is set. f32; `workspace` as in
+/// [`forward`].
+///
+/// # Errors
+/// As [`forward`].
 pub fn grad_input(
     stream: &Stream,
     op: &Conv3d,
@@ -91,11 +140,25 @@ pub fn grad_input(
     accumulate: bool,
     workspace: &Slice,
 ) -> Result<()> {
-    let _ = (stream, op, grad_output, filter, grad_input, accumulate, workspace);
-    Err(Error::unsupported("conv3d grad_input", "stub"))
+    const OP: &str = "conv3d grad_input";
+    check::sizes(op)?;
+    check::tensor(OP, "grad_output", grad_output, op.output())?;
+    check::tensor(OP, "grad_input", grad_input, op.input)?;
+    check::vector(OP, "filter", filter, op.filter_len())?;
+    check::workspace(OP, workspace, workspace_bytes(stream, op, Direction::GradInput))?;
+    check::is_cpu(OP, stream)?;
+    with_host([grad_output.memory(), filter], [grad_input.memory(), workspace], |[dy, w], [mut dx, scratch]| {
+        let dx = grad_input.view_mut(dx.get_mut()?);
+        cpu::grad_input(op, grad_output.view(dy.get()?), w.get()?, dx, accumulate, check::scratch(workspace, scratch)?);
+        Ok(())
+    })
 }
 
-/// Filter gradient, and the bias gradient where asked for. Sums in a fixed order: two runs give the same bits.
+/// Filter gradient, and the bias gradient where asked for, f32; both are overwritten. `workspace` as in [`forward`]. Sums
+/// in a fixed order: two runs give the same bits, whatever the number of threads.
+///
+/// # Errors
+/// As [`forward`].
 pub fn grad_filter(
     stream: &Stream,
     op: &Conv3d,
@@ -105,6 +168,25 @@ pub fn grad_filter(
     grad_bias: Option<&Slice>,
     workspace: &Slice,
 ) -> Result<()> {
-    let _ = (stream, op, input, grad_output, grad_filter, grad_bias, workspace);
-    Err(Error::unsupported("conv3d grad_filter", "stub"))
+    const OP: &str = "conv3d grad_filter";
+    check::sizes(op)?;
+    check::tensor(OP, "input", input, op.input)?;
+    check::tensor(OP, "grad_output", grad_output, op.output())?;
+    check::vector(OP, "grad_filter", grad_filter, op.filter_len())?;
+    grad_bias.map_or(Ok(()), |b| check::vector(OP, "grad_bias", b, op.c_out))?;
+    check::workspace(OP, workspace, workspace_bytes(stream, op, Direction::GradFilter))?;
+    check::is_cpu(OP, stream)?;
+    let no_bias = grad_filter.part(0, 0)?;
+    with_host(
+        [input.memory(), grad_output.memory()],
+        [grad_filter, grad_bias.unwrap_or(&no_bias), workspace],
+        |[x, dy], [mut dw, mut db, scratch]| {
+            let (x, dy) = (input.view(x.get()?), grad_output.view(dy.get()?));
+            cpu::grad_filter(op, x, dy, dw.get_mut()?, check::scratch(workspace, scratch)?);
+            if grad_bias.is_some() {
+                cpu::grad_bias(dy, db.get_mut()?);
+            }
+            Ok(())
+        },
+    )
 }
