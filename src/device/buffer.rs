@@ -106,6 +106,11 @@ impl Buffer {
         &self.memory.device
     }
 
+    /// Whether both are the same memory.
+    pub fn is_same(&self, other: &Buffer) -> bool {
+        Arc::ptr_eq(&self.memory, &other.memory)
+    }
+
     /// Its size.
     pub fn len_bytes(&self) -> usize {
         self.memory.len_bytes

@@ -7,6 +7,7 @@
 //! passed in: no op allocates device memory.
 
 pub mod batch_norm;
+pub(crate) mod check;
 pub mod conv3d;
 pub mod dropout;
 pub mod linear;
@@ -14,5 +15,6 @@ pub mod pointwise;
 pub mod pool3d;
 pub mod resample;
 pub mod resize;
+pub(crate) mod rows;
 pub mod sgd;
 pub mod softmax_loss;

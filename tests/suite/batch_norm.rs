@@ -1,1 +1,3 @@
-//! Tests of `batch_norm`.
+//! Batch norm: golden files, exact and random comparisons with the reference, strides, splits, memory in place.
+
+mod golden_files;

@@ -1,8 +1,17 @@
 //! Batch norm with `splits`: statistics over contiguous blocks of clips (METHOD: sub-batch norm), fused with the residual
 //! join and ReLU that follow it. `y = relu(gamma * (x - mean) / sqrt(var + eps) + beta + residual)`.
+//!
+//! Groups count clips, not devices (PySlowFast `slowfast/models/batchnorm_helper.py`, `SubBatchNorm3d`; there clip `i` is in
+//! split `i mod splits`, here splits are contiguous). `gamma` and `beta` are shared by the splits.
 
-use crate::device::{Slice, Stream, Tensor};
+mod cpu;
+mod fold;
+
+pub use fold::fold_split_statistics;
+
+use crate::device::{DType, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
+use crate::ops::check;
 use crate::shape::ActivationShape;
 
 /// What is normalised.
@@ -10,7 +19,8 @@ use crate::shape::ActivationShape;
 pub struct BatchNorm {
     /// Sizes.
     pub shape: ActivationShape,
-    /// Blocks of ceil(n / splits) clips with statistics of their own; the last may be smaller.
+    /// Blocks of ceil(n / splits) clips with statistics of their own; the last may be smaller. Where n is small against
+    /// `splits`, fewer blocks hold all clips: see [`BatchNorm::splits_used`].
     pub splits: usize,
     /// Added to the variance.
     pub eps: f32,
@@ -19,25 +29,63 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// f32 elements of `stats`: `[splits][2][c]`, mean then inverse standard deviation.
+    /// f32 elements of `stats`: `[splits][3][c]`: mean, inverse standard deviation, unbiased variance. Rows of splits
+    /// without clips are not written.
     pub fn stats_len(&self) -> usize {
-        self.splits * 2 * self.shape.c
+        self.splits * 3 * self.shape.c
     }
 
     /// The clips of split `split`, as a range.
     pub fn clips_of_split(&self, split: usize) -> std::ops::Range<usize> {
-        let per_split = self.shape.n.div_ceil(self.splits);
+        let per_split = self.clips_per_split();
         (split * per_split).min(self.shape.n)..((split + 1) * per_split).min(self.shape.n)
+    }
+
+    /// Splits that hold clips.
+    pub fn splits_used(&self) -> usize {
+        self.shape.n.div_ceil(self.clips_per_split().max(1))
+    }
+
+    fn clips_per_split(&self) -> usize {
+        self.shape.n.div_ceil(self.splits.max(1))
+    }
+
+    fn check(&self, op: &'static str) -> Result<()> {
+        if self.splits == 0 {
+            return Err(Error::shape(op, "splits must be at least 1, got 0"));
+        }
+        if self.eps.is_nan() || self.eps < 0.0 {
+            return Err(Error::shape(op, format!("eps must not be negative, got {}", self.eps)));
+        }
+        Ok(())
+    }
+
+    /// Every split has at least two values a channel: a single one has no variance.
+    fn check_counts(&self, op: &'static str) -> Result<()> {
+        let smallest = self.clips_of_split(self.splits_used() - 1).len();
+        let values = smallest * self.shape.num_positions() / self.shape.n;
+        if values < 2 {
+            return Err(Error::shape(
+                op,
+                format!("each split needs at least 2 values a channel, got {values} ({} in {} splits)", self.shape, {
+                    self.splits
+                }),
+            ));
+        }
+        Ok(())
     }
 }
 
-/// Bytes of scratch memory for the training functions.
+/// Bytes of scratch memory for the training functions; f32 memory.
 pub fn workspace_bytes(stream: &Stream, op: &BatchNorm) -> usize {
-    let _ = (stream, op);
-    0
+    let _ = stream;
+    cpu::partials_len(op) * size_of::<f32>()
 }
 
 /// Statistics of each split of `input` into `stats`, then `output`. `output` may be the same memory as `input`.
+///
+/// # Errors
+/// Sizes that do not fit `op`; fewer than two values a channel in a split.
 #[allow(clippy::too_many_arguments)]
 pub fn forward_train(
     stream: &Stream,
@@ -50,11 +98,30 @@ pub fn forward_train(
     stats: &Slice,
     workspace: &Slice,
 ) -> Result<()> {
-    let _ = (stream, op, input, gamma, beta, residual, output, stats, workspace);
-    Err(Error::unsupported("batch_norm forward", "stub"))
+    const OP: &str = "batch_norm forward_train";
+    op.check(OP)?;
+    check_forward(OP, op, input, gamma, beta, residual, output)?;
+    op.check_counts(OP)?;
+    check::slice(OP, "stats", stats, op.stats_len(), DType::F32)?;
+    check::workspace(OP, workspace, workspace_bytes(stream, op))?;
+    check::on_cpu(OP, stream)?;
+    with_host([input.memory()], [stats, workspace], |[x], [stats, workspace]| {
+        cpu::statistics(op, input.view(x.get()?), stats.into_mut()?, workspace.into_mut()?);
+        Ok(())
+    })?;
+    let empty = gamma.part(0, 0)?;
+    let source = if check::same_memory(input, output) { &empty } else { input.memory() };
+    let joined = residual.map_or(&empty, Tensor::memory);
+    with_host([source, joined, gamma, beta, stats], [output.memory()], |[x, r, gamma, beta, stats], [y]| {
+        let x = (!source.is_empty()).then_some(input.view(x.get()?));
+        let r = residual.map(|t| Ok::<_, Error>(t.view(r.get()?))).transpose()?;
+        let per_split = cpu::Affine::of_statistics(op, stats.get()?, gamma.get()?, beta.get()?);
+        cpu::normalise(op, x, &per_split, r, output.view_mut(y.into_mut()?));
+        Ok(())
+    })
 }
 
-/// `output` with the running statistics.
+/// `output` with the running statistics. `output` may be the same memory as `input`. `op.splits` plays no part.
 #[allow(clippy::too_many_arguments)]
 pub fn forward_eval(
     stream: &Stream,
@@ -67,8 +134,42 @@ pub fn forward_eval(
     residual: Option<&Tensor>,
     output: &Tensor,
 ) -> Result<()> {
-    let _ = (stream, op, input, gamma, beta, running_mean, running_var, residual, output);
-    Err(Error::unsupported("batch_norm forward_eval", "stub"))
+    const OP: &str = "batch_norm forward_eval";
+    let op = &BatchNorm { splits: 1, ..*op };
+    op.check(OP)?;
+    check_forward(OP, op, input, gamma, beta, residual, output)?;
+    check::slice(OP, "running_mean", running_mean, op.shape.c, DType::F32)?;
+    check::slice(OP, "running_var", running_var, op.shape.c, DType::F32)?;
+    check::on_cpu(OP, stream)?;
+    let empty = gamma.part(0, 0)?;
+    let source = if check::same_memory(input, output) { &empty } else { input.memory() };
+    let joined = residual.map_or(&empty, Tensor::memory);
+    let reads = [source, joined, gamma, beta, running_mean, running_var];
+    with_host(reads, [output.memory()], |[x, r, gamma, beta, mean, var], [y]| {
+        let x = (!source.is_empty()).then_some(input.view(x.get()?));
+        let r = residual.map(|t| Ok::<_, Error>(t.view(r.get()?))).transpose()?;
+        let affine = cpu::Affine::of_running(op, mean.get()?, var.get()?, gamma.get()?, beta.get()?);
+        cpu::normalise(op, x, &[affine], r, output.view_mut(y.into_mut()?));
+        Ok(())
+    })
+}
+
+fn check_forward(
+    name: &'static str,
+    op: &BatchNorm,
+    input: &Tensor,
+    gamma: &Slice,
+    beta: &Slice,
+    residual: Option<&Tensor>,
+    output: &Tensor,
+) -> Result<()> {
+    check::tensor(name, "input", input, op.shape)?;
+    check::tensor(name, "output", output, op.shape)?;
+    if let Some(residual) = residual {
+        check::tensor(name, "residual", residual, op.shape)?;
+    }
+    check::slice(name, "gamma", gamma, op.shape.c, DType::F32)?;
+    check::slice(name, "beta", beta, op.shape.c, DType::F32)
 }
 
 /// Running statistics: `(1 - momentum) * old + momentum * (mean of the split means, mean of the splits' unbiased variances)`.
@@ -80,12 +181,22 @@ pub fn update_running(
     running_mean: &Slice,
     running_var: &Slice,
 ) -> Result<()> {
-    let _ = (stream, op, stats, momentum, running_mean, running_var);
-    Err(Error::unsupported("batch_norm update_running", "stub"))
+    const OP: &str = "batch_norm update_running";
+    op.check(OP)?;
+    check::slice(OP, "stats", stats, op.stats_len(), DType::F32)?;
+    check::slice(OP, "running_mean", running_mean, op.shape.c, DType::F32)?;
+    check::slice(OP, "running_var", running_var, op.shape.c, DType::F32)?;
+    check::on_cpu(OP, stream)?;
+    with_host([stats], [running_mean, running_var], |[stats], [mean, var]| {
+        cpu::update_running(op, stats.get()?, momentum, mean.into_mut()?, var.into_mut()?);
+        Ok(())
+    })
 }
 
-/// Gradients. With `op.relu`, `output` (what forward wrote) masks `grad_output`. `grad_residual`, where given, receives the
-/// masked gradient (added to it where `accumulate_residual` is set). `grad_input` may be the same memory as `grad_output`.
+/// Gradients of [`forward_train`]. With `op.relu`, `output` (what forward wrote) masks `grad_output`; without, it is not
+/// read. `grad_residual`, where given, receives the masked gradient (added to it where the flag is set).
+///
+/// `grad_input` may be the same memory as `grad_output`; so may `grad_residual`, where it is not added to.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
     stream: &Stream,
@@ -101,19 +212,50 @@ pub fn backward(
     grad_beta: &Slice,
     workspace: &Slice,
 ) -> Result<()> {
-    let _ = (
-        stream,
-        op,
-        input,
-        output,
-        grad_output,
-        gamma,
-        stats,
-        grad_input,
-        grad_residual,
-        grad_gamma,
-        grad_beta,
-        workspace,
-    );
-    Err(Error::unsupported("batch_norm backward", "stub"))
+    const OP: &str = "batch_norm backward";
+    op.check(OP)?;
+    for (name, tensor) in
+        [("input", input), ("output", output), ("grad_output", grad_output), ("grad_input", grad_input)]
+    {
+        check::tensor(OP, name, tensor, op.shape)?;
+    }
+    if let Some((grad_residual, _)) = grad_residual {
+        check::tensor(OP, "grad_residual", grad_residual, op.shape)?;
+    }
+    for (name, slice) in [("gamma", gamma), ("grad_gamma", grad_gamma), ("grad_beta", grad_beta)] {
+        check::slice(OP, name, slice, op.shape.c, DType::F32)?;
+    }
+    check::slice(OP, "stats", stats, op.stats_len(), DType::F32)?;
+    check::workspace(OP, workspace, workspace_bytes(stream, op))?;
+    check::on_cpu(OP, stream)?;
+    let empty = gamma.part(0, 0)?;
+    let mask = if op.relu { output.memory() } else { &empty };
+    let reads = [input.memory(), mask, grad_output.memory(), stats];
+    let sums = with_host(reads, [grad_gamma, grad_beta, workspace], |[x, y, g, stats], [dgamma, dbeta, workspace]| {
+        let y = op.relu.then_some(output.view(y.get()?));
+        let (x, g) = (input.view(x.get()?), grad_output.view(g.get()?));
+        Ok(cpu::gradient_sums(op, x, y, g, stats.get()?, dgamma.into_mut()?, dbeta.into_mut()?, workspace.into_mut()?))
+    })?;
+    let source = if check::same_memory(grad_output, grad_input) {
+        cpu::GradAt::Input
+    } else if grad_residual.is_some_and(|(r, accumulate)| !accumulate && check::same_memory(grad_output, r)) {
+        cpu::GradAt::Residual
+    } else {
+        cpu::GradAt::Own
+    };
+    let from = if source == cpu::GradAt::Own { grad_output.memory() } else { &empty };
+    let residual = grad_residual.map_or(&empty, |(r, _)| r.memory());
+    let reads = [input.memory(), mask, from, gamma, stats];
+    with_host(reads, [grad_input.memory(), residual], |[x, y, g, gamma, stats], [dx, dr]| {
+        let y = op.relu.then_some(output.view(y.get()?));
+        let g = (source == cpu::GradAt::Own).then_some(grad_output.view(g.get()?));
+        let dr = match grad_residual {
+            Some((r, accumulate)) => Some((r.view_mut(dr.into_mut()?), accumulate)),
+            None => None,
+        };
+        let slopes = cpu::Slope::of(op, stats.get()?, gamma.get()?, &sums);
+        let dx = grad_input.view_mut(dx.into_mut()?);
+        cpu::gradient(op, input.view(x.get()?), y, g, source, &slopes, dx, dr);
+        Ok(())
+    })
 }

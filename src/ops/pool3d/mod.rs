@@ -1,7 +1,10 @@
 //! Max and average pooling over (t, h, w).
 
-use crate::device::{Slice, Stream, Tensor};
+mod cpu;
+
+use crate::device::{DType, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
+use crate::ops::check;
 use crate::shape::ActivationShape;
 
 /// Which pooling. Max ignores padding; ties go to the first maximum in (t, h, w) order. Average counts only kernels
@@ -30,21 +33,86 @@ pub struct Pool3d {
 }
 
 impl Pool3d {
-    /// Output sizes.
+    /// The mean over all frames, rows and columns of each clip.
+    pub const fn global_average(input: ActivationShape) -> Self {
+        let kernel = [input.t, input.h, input.w];
+        Pool3d { kind: PoolKind::Average, input, kernel, stride: [1; 3], padding: [0; 3] }
+    }
+
+    /// Output sizes; `check` tells whether there are any.
     pub fn output(&self) -> ActivationShape {
-        let out = |size: usize, i: usize| (size + 2 * self.padding[i] - self.kernel[i]) / self.stride[i] + 1;
+        let out = |size: usize, i: usize| {
+            (size + 2 * self.padding[i]).saturating_sub(self.kernel[i]) / self.stride[i].max(1) + 1
+        };
         let i = self.input;
         ActivationShape::new(i.n, out(i.t, 0), out(i.h, 1), out(i.w, 2), i.c)
+    }
+
+    /// Checks the sizes.
+    ///
+    /// # Errors
+    /// A kernel or stride of zero, a kernel larger than the padded input, padding of more than half the kernel (a window
+    /// would hold nothing but padding), padding with `Average`.
+    pub fn check(&self) -> Result<()> {
+        const OP: &str = "pool3d";
+        let sizes = [self.input.t, self.input.h, self.input.w];
+        for (axis, name) in ["t", "h", "w"].iter().enumerate() {
+            let (size, kernel, stride, padding) =
+                (sizes[axis], self.kernel[axis], self.stride[axis], self.padding[axis]);
+            let problem = if kernel == 0 || stride == 0 {
+                "kernel and stride must be at least 1"
+            } else if padding > kernel / 2 {
+                "padding must be at most half the kernel"
+            } else if padding > 0 && self.kind == PoolKind::Average {
+                "average pooling takes no padding"
+            } else if kernel > size + 2 * padding {
+                "the kernel must fit the padded input"
+            } else {
+                continue;
+            };
+            return Err(Error::shape(
+                OP,
+                format!(
+                    "{problem}, got kernel {kernel}, stride {stride}, padding {padding} along {name} (input {})",
+                    self.input
+                ),
+            ));
+        }
+        Ok(())
     }
 }
 
 /// Pools. `indices` (u32, one a dense output element; the winning position in the window, t-major) is written for `Max` where given.
+///
+/// A NaN in a window wins.
 pub fn forward(stream: &Stream, op: &Pool3d, input: &Tensor, output: &Tensor, indices: Option<&Slice>) -> Result<()> {
-    let _ = (stream, op, input, output, indices);
-    Err(Error::unsupported("pool3d forward", "stub"))
+    const OP: &str = "pool3d forward";
+    op.check()?;
+    check::tensor(OP, "input", input, op.input)?;
+    check::tensor(OP, "output", output, op.output())?;
+    let indices = indices.filter(|_| op.kind == PoolKind::Max);
+    if let Some(indices) = indices {
+        check::slice(OP, "indices", indices, op.output().num_elements(), DType::U32)?;
+    }
+    check::on_cpu(OP, stream)?;
+    match indices {
+        Some(indices) => with_host([input.memory()], [output.memory(), indices], |[x], [y, i]| {
+            cpu::forward_max(op, input.view(x.get()?), output.view_mut(y.into_mut()?), Some(i.into_mut()?));
+            Ok(())
+        }),
+        None => with_host([input.memory()], [output.memory()], |[x], [y]| {
+            let (x, y) = (input.view(x.get()?), output.view_mut(y.into_mut()?));
+            match op.kind {
+                PoolKind::Max => cpu::forward_max(op, x, y, None),
+                PoolKind::Average => cpu::forward_average(op, x, y),
+            }
+            Ok(())
+        }),
+    }
 }
 
-/// Gradient of the input, in gather form: deterministic. `Max` needs the `indices` of forward.
+/// Gradient of the input, in gather form: deterministic. `Max` needs the `indices` of forward. Added to `grad_input` where
+/// `accumulate` is set.
 pub fn grad_input(
     stream: &Stream,
     op: &Pool3d,
@@ -53,6 +121,30 @@ pub fn grad_input(
     grad_input: &Tensor,
     accumulate: bool,
 ) -> Result<()> {
-    let _ = (stream, op, grad_output, indices, grad_input, accumulate);
-    Err(Error::unsupported("pool3d grad_input", "stub"))
+    const OP: &str = "pool3d grad_input";
+    op.check()?;
+    check::tensor(OP, "grad_output", grad_output, op.output())?;
+    check::tensor(OP, "grad_input", grad_input, op.input)?;
+    let (dy, dx) = (grad_output.memory(), grad_input.memory());
+    match op.kind {
+        PoolKind::Max => {
+            let indices =
+                indices.ok_or_else(|| Error::shape(OP, "max pooling needs the indices that forward wrote"))?;
+            check::slice(OP, "indices", indices, op.output().num_elements(), DType::U32)?;
+            check::on_cpu(OP, stream)?;
+            with_host([dy, indices], [dx], |[dy, i], [dx]| {
+                let dx = grad_input.view_mut(dx.into_mut()?);
+                cpu::grad_input_max(op, grad_output.view(dy.get()?), i.get()?, dx, accumulate);
+                Ok(())
+            })
+        }
+        PoolKind::Average => {
+            check::on_cpu(OP, stream)?;
+            with_host([dy], [dx], |[dy], [dx]| {
+                let dx = grad_input.view_mut(dx.into_mut()?);
+                cpu::grad_input_average(op, grad_output.view(dy.get()?), dx, accumulate);
+                Ok(())
+            })
+        }
+    }
 }

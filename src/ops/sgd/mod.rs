@@ -1,7 +1,12 @@
 //! SGD with momentum, Nesterov and weight decay over all parameters in one launch (torch.optim.SGD's rule).
 
-use crate::device::{Slice, Stream};
+mod cpu;
+
+use std::ops::Range;
+
+use crate::device::{DType, Slice, Stream, with_host};
 use crate::error::{Error, Result};
+use crate::ops::check;
 
 /// Hyper-parameters of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +34,12 @@ pub struct ParamRange {
     pub weight_decay: f32,
 }
 
-/// Updates `params` and `momentum` (flat f32 of one length) from `grads`. `ranges` must not overlap; elements in no range stay.
+/// Updates `params` and `momentum` (flat f32 of one length) from `grads`: with `g = grad + weight_decay * param`,
+/// `m = momentum * m + (1 - dampening) * g` (`m = g` in the first step), and `param -= lr * d` where `d` is `m`, with
+/// Nesterov `g + momentum * m`, and without momentum `g` (`momentum` is then left alone).
+///
+/// # Errors
+/// Lengths that differ; `ranges` out of order, overlapping or past the end. Elements in no range stay.
 pub fn step(
     stream: &Stream,
     op: &Sgd,
@@ -38,6 +48,38 @@ pub fn step(
     grads: &Slice,
     momentum: &Slice,
 ) -> Result<()> {
-    let _ = (stream, op, ranges, params, grads, momentum);
-    Err(Error::unsupported("sgd", "stub"))
+    const OP: &str = "sgd";
+    check::slice(OP, "params", params, params.len(), DType::F32)?;
+    check::slice(OP, "grads", grads, params.len(), DType::F32)?;
+    check::slice(OP, "momentum", momentum, params.len(), DType::F32)?;
+    check_op(OP, op)?;
+    check_ranges(OP, ranges, params.len())?;
+    check::on_cpu(OP, stream)?;
+    with_host([grads], [params, momentum], |[g], [p, m]| {
+        cpu::step(op, ranges, p.into_mut()?, g.get()?, m.into_mut()?);
+        Ok(())
+    })
+}
+
+fn check_op(name: &'static str, op: &Sgd) -> Result<()> {
+    if op.nesterov && (op.momentum == 0.0 || op.dampening != 0.0) {
+        return Err(Error::shape(
+            name,
+            format!("nesterov needs momentum and no dampening, got {} and {}", op.momentum, op.dampening),
+        ));
+    }
+    Ok(())
+}
+
+fn check_ranges(name: &'static str, ranges: &[ParamRange], len: usize) -> Result<()> {
+    let mut end = 0;
+    for (i, range) in ranges.iter().enumerate() {
+        let range_end = range.start.checked_add(range.len).filter(|&e| range.start >= end && e <= len);
+        end = range_end.ok_or_else(|| {
+            let Range { start, end: to } = range.start..range.start.saturating_add(range.len);
+            let message = format!("range {i} is {start}..{to}, must lie in {end}..{len} (in order, no overlap)");
+            Error::shape(name, message)
+        })?;
+    }
+    Ok(())
 }
