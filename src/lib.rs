@@ -7,6 +7,7 @@ pub mod clip;
 pub mod config;
 pub mod device;
 pub mod error;
+pub mod metrics;
 pub mod model;
 pub mod multigrid;
 pub mod ops;
