@@ -1,1 +1,248 @@
-//! Tests of `config`.
+//! Configuration: every key of PySlowFast is known, values are typed, and bad input gets one clear message.
+
+use std::path::{Path, PathBuf};
+
+use vcycle::Error;
+use vcycle::config::{Arch, Config, Dataset, LrPolicy, NormType, Resample};
+
+fn words(overrides: &[&str]) -> Vec<String> {
+    overrides.iter().map(|s| s.to_string()).collect()
+}
+
+fn parse(yaml: &str) -> Config {
+    Config::parse(yaml, "f.yaml", &[]).unwrap_or_else(|e| panic!("{yaml}: {e}"))
+}
+
+/// The message that `yaml` with `overrides` is refused with.
+fn refusal(yaml: &str, overrides: &[&str]) -> String {
+    match Config::parse(yaml, "f.yaml", &words(overrides)) {
+        Err(error @ Error::Config(_)) => error.to_string(),
+        other => panic!("{yaml} {overrides:?}: expected a config error, got {other:?}"),
+    }
+}
+
+fn assert_refused(yaml: &str, overrides: &[&str], parts: &[&str]) {
+    let message = refusal(yaml, overrides);
+    for part in parts {
+        assert!(message.contains(part), "{yaml} {overrides:?}: expected `{part}` in `{message}`");
+    }
+    assert_eq!(message.lines().count(), 1, "{message}");
+}
+
+/// The files under configs/ that ship with the crate.
+pub fn shipped_configs() -> Vec<PathBuf> {
+    fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).expect("configs/") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                walk(&path, files);
+            } else if path.extension().is_some_and(|e| e == "yaml") {
+                files.push(path);
+            }
+        }
+    }
+    let mut files = vec![];
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("configs"), &mut files);
+    files.sort();
+    files
+}
+
+#[test]
+fn values_take_the_type_of_their_key() {
+    let cfg = parse(
+        "TRAIN:\n  DATASET: moving_shapes\n  BATCH_SIZE: 16\nSOLVER:\n  WEIGHT_DECAY: 1e-4\n  BASE_LR: 1\n  NESTEROV: no\n\
+         MODEL: {ARCH: slow, MODEL_NAME: ResNet}\nDATA:\n  RANDOM_FLIP: off\n  MEAN: [0, 0.5, 1]\n  PATH_TO_DATA_DIR: /videos/ut\n\
+         MULTIGRID:\n  SHORT_CYCLE_FACTORS: (0.6, 0.8)\nVCYCLE:\n  RESAMPLE: peer\n  MOVING_SHAPES:\n    FRAMES: 33\nBN:\n",
+    );
+    assert_eq!(cfg.train.dataset, Dataset::MovingShapes);
+    assert_eq!(cfg.train.batch_size, 16);
+    assert_eq!(cfg.solver.weight_decay, 1e-4);
+    assert_eq!(cfg.solver.base_lr, 1.0);
+    assert!(!cfg.solver.nesterov && !cfg.data.random_flip);
+    assert_eq!(cfg.model.arch, Arch::Slow);
+    assert_eq!(cfg.data.mean, [0.0, 0.5, 1.0]);
+    assert_eq!(cfg.data.path_to_data_dir, "/videos/ut");
+    assert_eq!(cfg.multigrid.short_cycle_factors, [0.6, 0.8]);
+    assert_eq!(cfg.vcycle.resample, Resample::Peer);
+    assert_eq!(cfg.vcycle.moving_shapes.frames, 33);
+    assert_eq!(cfg.bn.norm_type, NormType::BatchNorm);
+}
+
+#[test]
+fn overrides_are_python_literals() {
+    let overrides = words(&[
+        "SOLVER.STEPS",
+        "[0, 4,6]",
+        "SOLVER.LRS",
+        "[1, .1, 1e-2]",
+        "SOLVER.LR_POLICY",
+        "steps_with_relative_lrs",
+        "MULTIGRID.LONG_CYCLE",
+        "True",
+        "MULTIGRID.LONG_CYCLE_FACTORS",
+        "[(0.5, 0.5**0.5)]",
+    ]);
+    // Python's literal_eval refuses the power too.
+    let error = Config::parse("", "f.yaml", &overrides).unwrap_err().to_string();
+    assert!(error.contains("MULTIGRID.LONG_CYCLE_FACTORS"), "{error}");
+
+    let mut overrides = overrides;
+    *overrides.last_mut().unwrap() = "((0.5, 0.75), (1, 1),)".into();
+    let cfg = Config::parse("", "f.yaml", &overrides).unwrap();
+    assert_eq!(cfg.solver.steps, [0, 4, 6]);
+    assert_eq!(cfg.solver.lrs, [1.0, 0.1, 0.01]);
+    assert_eq!(cfg.solver.lr_policy, LrPolicy::StepsWithRelativeLrs);
+    assert_eq!(cfg.multigrid.long_cycle_factors, [[0.5, 0.75], [1.0, 1.0]]);
+
+    let text = words(&["DATA.PATH_TO_DATA_DIR", "2024", "DATA.PATH_LABEL_SEPARATOR", ",", "OUTPUT_DIR", "'my runs'"]);
+    let cfg = Config::parse("", "f.yaml", &text).unwrap();
+    assert_eq!(
+        [cfg.data.path_to_data_dir, cfg.data.path_label_separator, cfg.output_dir],
+        ["2024", ",", "my runs"].map(String::from)
+    );
+    assert!(Config::parse("", "f.yaml", &words(&["SOLVER.CLIP_GRAD_VAL", "None"])).is_ok());
+}
+
+#[test]
+fn the_config_as_run_reads_back() {
+    for path in shipped_configs() {
+        let overrides = words(&[
+            "DATA.PATH_TO_DATA_DIR",
+            "/a b/c: 'd' #e\\",
+            "OUTPUT_DIR",
+            "1e5",
+            "SOLVER.BASE_LR",
+            "0.30000000000000004",
+        ]);
+        let cfg = Config::load(&path, &overrides).unwrap();
+        let again = Config::parse(&cfg.to_yaml(), "as run", &[]).unwrap_or_else(|e| panic!("{e}\n{}", cfg.to_yaml()));
+        assert_eq!(cfg, again);
+        assert_eq!(cfg.to_yaml(), again.to_yaml());
+    }
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_known_key() {
+    assert_refused(
+        "TRAIN:\n  BATCHSIZE: 8",
+        &[],
+        &["f.yaml: line 2", "unknown key TRAIN.BATCHSIZE", "TRAIN.BATCH_SIZE"],
+    );
+    assert_refused("", &["SOLVER.BASE_RL", "1"], &["override", "SOLVER.BASE_RL", "SOLVER.BASE_LR"]);
+    assert_refused("", &["TRAIN_CROP_SIZE", "1"], &["DATA.TRAIN_CROP_SIZE"]);
+    assert_refused("", &["data.num_frames", "1"], &["DATA.NUM_FRAMES"]);
+    assert_refused("MULTIGRD:\n  LONG_CYCLE: True", &[], &["f.yaml: line 1", "unknown section MULTIGRD", "MULTIGRID"]);
+    assert_refused("", &["VCYCLE.RESAMPL", "peer"], &["VCYCLE.RESAMPLE"]);
+}
+
+#[test]
+fn wrong_types_say_what_was_expected() {
+    assert_refused(
+        "TRAIN:\n  ENABLE: True\n  BATCH_SIZE: many",
+        &[],
+        &["f.yaml: line 3", "TRAIN.BATCH_SIZE", "an integer", "many"],
+    );
+    assert_refused("TRAIN: {BATCH_SIZE: 8.5}", &[], &["an integer", "8.5"]);
+    assert_refused("TRAIN: {BATCH_SIZE: -8}", &[], &["an integer >= 0", "-8"]);
+    assert_refused("SOLVER: {BASE_LR: yes}", &[], &["a number", "boolean"]);
+    assert_refused("SOLVER: {NESTEROV: 1}", &[], &["a boolean"]);
+    assert_refused("DATA: {MEAN: [1, 2]}", &[], &["a list of 3 numbers", "[1, 2]"]);
+    assert_refused("TRAIN: 5", &[], &["TRAIN", "a section"]);
+    assert_refused("TRAIN: {BATCH_SIZE: {A: 1}}", &[], &["TRAIN.BATCH_SIZE"]);
+    assert_refused("TRAIN: {DATASET: imagenet}", &[], &["TRAIN.DATASET", "one of kinetics, moving_shapes", "imagenet"]);
+    assert_refused("MODEL: {ARCH: mvit}", &[], &["MODEL.ARCH", "slowfast, slow, i3d, c2d", "mvit"]);
+    assert_refused("VCYCLE: {RESAMPLE: bicubic}", &[], &["trilinear, trilinear_antialias, peer"]);
+    assert_refused("AVA: {BGR: 3}", &[], &["AVA.BGR", "a boolean"]);
+}
+
+#[test]
+fn bad_files_are_named() {
+    let error = Config::load("no/such.yaml", &[]).unwrap_err();
+    assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("no/such.yaml"), "{error}");
+    assert_refused("TRAIN:\n  BATCH_SIZE: [1, 2\nDATA: {}", &[], &["f.yaml: line", "not valid YAML"]);
+    assert_refused("TRAIN:\n  BATCH_SIZE: 8\n  BATCH_SIZE: 16", &[], &["f.yaml: line 3", "BATCH_SIZE"]);
+    assert_refused("- 1\n- 2", &[], &["expected sections of keys", "a list"]);
+    assert_refused("", &["TRAIN.BATCH_SIZE"], &["TRAIN.BATCH_SIZE", "no value"]);
+}
+
+#[test]
+fn keys_that_ask_for_what_is_not_built_are_refused_by_name() {
+    for (key, value) in [
+        ("DETECTION.ENABLE", "True"),
+        ("AUG.ENABLE", "True"),
+        ("MIXUP.ENABLE", "True"),
+        ("SOLVER.CLIP_GRAD_VAL", "1.0"),
+        ("SOLVER.OPTIMIZING_METHOD", "adamw"),
+        ("NUM_SHARDS", "2"),
+        ("TASK", "ssl"),
+        ("BN.GLOBAL_SYNC", "True"),
+        ("TENSORBOARD.ENABLE", "True"),
+        ("DATA.TRAIN_JITTER_SCALES_RELATIVE", "[0.08, 1.0]"),
+    ] {
+        assert_refused("", &[key, value], &[key]);
+    }
+    // Known, and without effect here.
+    for (key, value) in [
+        ("DATA_LOADER.PIN_MEMORY", "False"),
+        ("TEST.NUM_ENSEMBLE_VIEWS", "3"),
+        ("DATA.DECODING_BACKEND", "pyav"),
+        ("LOG_MODEL_INFO", "False"),
+        ("X3D.WIDTH_FACTOR", "2"),
+        ("MVIT.POOL_KVQ_KERNEL", "[3, 3, 3]"),
+        ("NUM_SHARDS", "1"),
+        ("TENSORBOARD.MODEL_VIS.GRAD_CAM.ENABLE", "False"),
+        ("CONTRASTIVE.DELTA_CLIPS_MAX", "3.5"),
+    ] {
+        Config::parse("", "f.yaml", &words(&[key, value])).unwrap_or_else(|e| panic!("{key} {value}: {e}"));
+    }
+}
+
+#[test]
+fn contradictions_are_refused() {
+    assert_refused("NUM_GPUS: 3", &[], &["TRAIN.BATCH_SIZE", "multiple of NUM_GPUS (3)", "64"]);
+    assert_refused("DATA: {TRAIN_JITTER_SCALES: [320, 256]}", &[], &["DATA.TRAIN_JITTER_SCALES"]);
+    assert_refused("DATA: {TRAIN_CROP_SIZE: 300}", &[], &["DATA.TRAIN_JITTER_SCALES", "300"]);
+    assert_refused("SOLVER: {LR_POLICY: steps_with_relative_lrs, STEPS: [0, 5], LRS: [1]}", &[], &["SOLVER.LRS"]);
+    assert_refused("SOLVER: {LR_POLICY: steps_with_relative_lrs, STEPS: [3, 5], LRS: [1, 1]}", &[], &["SOLVER.STEPS"]);
+    assert_refused("MULTIGRID: {LONG_CYCLE: True}", &[], &["SOLVER.STEPS"]);
+    assert_refused("MULTIGRID: {SHORT_CYCLE_FACTORS: [0, 1]}", &[], &["MULTIGRID.SHORT_CYCLE_FACTORS"]);
+}
+
+#[test]
+fn what_can_be_planned_but_not_trained_is_refused_by_train_alone() {
+    let trainable = "TEST: {ENABLE: False}\nRESNET: {NUM_BLOCK_TEMP_KERNEL: [[3, 3], [4, 4], [6, 6], [3, 3]], \
+                     SPATIAL_STRIDES: [[1, 1], [2, 2], [2, 2], [2, 2]], SPATIAL_DILATIONS: [[1, 1], [1, 1], [1, 1], [1, 1]]}";
+    parse(trainable).check_trainable().unwrap();
+    for (overrides, part) in [
+        (["TEST.ENABLE", "True"], "TEST.ENABLE"),
+        (["TRAIN.DATASET", "ssv2"], "TRAIN.DATASET ssv2"),
+        (["NONLOCAL.LOCATION", "[[[], []], [[1], []], [[], []], [[], []]]"], "NONLOCAL.LOCATION"),
+        (["MODEL.LOSS_FUNC", "bce"], "MODEL.LOSS_FUNC bce"),
+        (["DATA.REVERSE_INPUT_CHANNEL", "True"], "DATA.REVERSE_INPUT_CHANNEL"),
+        (["RESNET.DEPTH", "20"], "RESNET.DEPTH"),
+        (["MODEL.ARCH", "slow"], "MODEL.MODEL_NAME"),
+        (["RESNET.SPATIAL_STRIDES", "[[1], [2], [2], [2]]"], "RESNET.SPATIAL_STRIDES"),
+        (["SLOWFAST.BETA_INV", "7"], "SLOWFAST.BETA_INV"),
+    ] {
+        let cfg = Config::parse(trainable, "f.yaml", &words(&overrides)).unwrap();
+        let message = cfg.check_trainable().unwrap_err().to_string();
+        assert!(message.contains(part), "{overrides:?}: {message}");
+    }
+}
+
+#[test]
+fn shipped_configs_load() {
+    let files = shipped_configs();
+    assert!(files.len() >= 2);
+    for path in files {
+        let cfg = Config::load(&path, &words(&["TEST.ENABLE", "False"])).unwrap();
+        cfg.check_trainable().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    }
+}
+
+#[test]
+fn every_key_is_documented() {
+    for key in Config::keys() {
+        assert!(key.doc.ends_with('.') && !key.expected.is_empty(), "{key:?}");
+    }
+}

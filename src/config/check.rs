@@ -1,0 +1,191 @@
+//! Which values make sense together, and which can be planned but not trained.
+
+use super::table::{Arch, Config, Dataset, LossFunc, LrPolicy, ModelName, TransFunc};
+use crate::{Error, Result};
+
+/// The first that does not hold, as `KEY: expected, got`.
+macro_rules! require {
+    ($($condition:expr, $format:literal $(, $argument:expr)*);+ $(;)?) => {
+        $(let holds: bool = $condition;
+        if !holds {
+            return Err(format!($format $(, $argument)*));
+        })+
+    };
+}
+
+impl Config {
+    /// Devices that TRAIN.BATCH_SIZE is divided among; `NUM_GPUS: 0` (PySlowFast's CPU) counts as one.
+    pub fn num_devices(&self) -> usize {
+        self.num_gpus.max(1)
+    }
+
+    /// What the schedule needs: checked on loading.
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.check_data()?;
+        self.check_solver()?;
+        self.check_multigrid()?;
+        let memory_fraction = self.vcycle.memory_fraction;
+        require! {
+            memory_fraction > 0.0 && memory_fraction <= 1.0, "VCYCLE.MEMORY_FRACTION: expected a number in (0, 1], got {memory_fraction}";
+            self.vcycle.keep_checkpoints > 0, "VCYCLE.KEEP_CHECKPOINTS: expected at least 1, got 0";
+        }
+        Ok(())
+    }
+
+    fn check_data(&self) -> Result<(), String> {
+        let (train, data, devices) = (&self.train, &self.data, self.num_devices());
+        let [low, high] = data.train_jitter_scales;
+        require! {
+            train.batch_size > 0, "TRAIN.BATCH_SIZE: expected at least 1, got 0";
+            train.batch_size.is_multiple_of(devices),
+                "TRAIN.BATCH_SIZE: expected a multiple of NUM_GPUS ({devices}), got {}", train.batch_size;
+            train.eval_period > 0, "TRAIN.EVAL_PERIOD: expected at least 1, got 0";
+            train.checkpoint_period > 0, "TRAIN.CHECKPOINT_PERIOD: expected at least 1, got 0";
+            self.test.batch_size > 0, "TEST.BATCH_SIZE: expected at least 1, got 0";
+            self.bn.num_splits > 0, "BN.NUM_SPLITS: expected at least 1, got 0";
+            self.bn.num_sync_devices > 0, "BN.NUM_SYNC_DEVICES: expected at least 1, got 0";
+            data.num_frames > 0, "DATA.NUM_FRAMES: expected at least 1, got 0";
+            data.sampling_rate > 0, "DATA.SAMPLING_RATE: expected at least 1, got 0";
+            data.target_fps > 0, "DATA.TARGET_FPS: expected at least 1, got 0";
+            data.train_crop_size > 0, "DATA.TRAIN_CROP_SIZE: expected at least 1, got 0";
+            data.test_crop_size > 0, "DATA.TEST_CROP_SIZE: expected at least 1, got 0";
+            low <= high, "DATA.TRAIN_JITTER_SCALES: expected [smallest, largest], got [{low}, {high}]";
+            data.train_crop_size <= low,
+                "DATA.TRAIN_JITTER_SCALES: expected a smallest scale of at least DATA.TRAIN_CROP_SIZE ({}), got {low}", data.train_crop_size;
+            data.std.iter().all(|&s| s > 0.0), "DATA.STD: expected numbers > 0, got {:?}", data.std;
+        }
+        Ok(())
+    }
+
+    fn check_solver(&self) -> Result<(), String> {
+        let solver = &self.solver;
+        require! {
+            solver.base_lr > 0.0, "SOLVER.BASE_LR: expected a number > 0, got {}", solver.base_lr;
+            solver.max_epoch > 0, "SOLVER.MAX_EPOCH: expected at least 1, got 0";
+            solver.warmup_epochs >= 0.0, "SOLVER.WARMUP_EPOCHS: expected a number >= 0, got {}", solver.warmup_epochs;
+            (0.0..1.0).contains(&solver.momentum), "SOLVER.MOMENTUM: expected a number in [0, 1), got {}", solver.momentum;
+            solver.weight_decay >= 0.0, "SOLVER.WEIGHT_DECAY: expected a number >= 0, got {}", solver.weight_decay;
+        }
+        let (steps, max_epoch) = (&solver.steps, solver.max_epoch);
+        let steps_needed = solver.lr_policy == LrPolicy::StepsWithRelativeLrs || self.multigrid.long_cycle;
+        if steps_needed {
+            require! {
+                steps.first() == Some(&0), "SOLVER.STEPS: expected a list that starts with 0, got {steps:?}";
+                steps.windows(2).all(|w| w[0] < w[1]), "SOLVER.STEPS: expected increasing epochs, got {steps:?}";
+                steps.last().is_none_or(|&last| last < max_epoch),
+                    "SOLVER.STEPS: expected epochs below SOLVER.MAX_EPOCH ({max_epoch}), got {steps:?}";
+                self.multigrid.long_cycle || solver.lrs.len() >= steps.len(),
+                    "SOLVER.LRS: expected at least {} rates, one for each of SOLVER.STEPS, got {}", steps.len(), solver.lrs.len();
+            }
+        }
+        if solver.lr_policy == LrPolicy::Cosine {
+            require! { solver.cosine_end_lr < solver.base_lr,
+            "SOLVER.COSINE_END_LR: expected less than SOLVER.BASE_LR ({}), got {}", solver.base_lr, solver.cosine_end_lr; }
+        }
+        Ok(())
+    }
+
+    fn check_multigrid(&self) -> Result<(), String> {
+        let grid = &self.multigrid;
+        let fraction = |f: f64| f > 0.0 && f <= 1.0;
+        require! {
+            grid.epoch_factor > 0.0, "MULTIGRID.EPOCH_FACTOR: expected a number > 0, got {}", grid.epoch_factor;
+            grid.bn_base_size > 0, "MULTIGRID.BN_BASE_SIZE: expected at least 1, got 0";
+            grid.eval_freq > 0, "MULTIGRID.EVAL_FREQ: expected at least 1, got 0";
+            grid.short_cycle_factors.iter().all(|&f| fraction(f)),
+                "MULTIGRID.SHORT_CYCLE_FACTORS: expected numbers in (0, 1], got {:?}", grid.short_cycle_factors;
+            grid.long_cycle_factors.iter().flatten().all(|&f| fraction(f)),
+                "MULTIGRID.LONG_CYCLE_FACTORS: expected numbers in (0, 1], got {:?}", grid.long_cycle_factors;
+            !grid.long_cycle || !grid.long_cycle_factors.is_empty(), "MULTIGRID.LONG_CYCLE_FACTORS: expected at least one shape, got none";
+            !grid.long_cycle || self.solver.steps.len() >= 2,
+                "SOLVER.STEPS: expected at least two with MULTIGRID.LONG_CYCLE, got {:?}", self.solver.steps;
+        }
+        Ok(())
+    }
+
+    /// Refuses, by key, what can be planned but not trained.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for keys that ask for what is not built, [`Error::Config`] for values that no network can have.
+    pub fn check_trainable(&self) -> Result<()> {
+        for (key, asked, reason) in self.untrainable() {
+            if asked {
+                return Err(Error::unsupported(key, reason));
+            }
+        }
+        self.check_model().map_err(Error::Config)
+    }
+
+    /// (key and value, is it asked for, why not and what to do).
+    fn untrainable(&self) -> [(String, bool, &'static str); 11] {
+        let c = self;
+        let dataset = c.train.dataset;
+        [
+            ("TRAIN.ENABLE False".into(), !c.train.enable, "there is nothing else to do; set it to True"),
+            ("TEST.ENABLE True".into(), c.test.enable, "the multi-view test is not built yet; add `TEST.ENABLE False`"),
+            (
+                format!("TRAIN.DATASET {dataset}"),
+                matches!(dataset, Dataset::Ssv2 | Dataset::Charades),
+                "its reader is not built yet; use kinetics or moving_shapes",
+            ),
+            (
+                format!("TRAIN.CHECKPOINT_FILE_PATH {}", c.train.checkpoint_file_path),
+                !c.train.checkpoint_file_path.is_empty(),
+                "starting from other weights is not built yet; leave it empty",
+            ),
+            ("TRAIN.MIXED_PRECISION True".into(), c.train.mixed_precision, "the CPU computes in f32; set it to False"),
+            (
+                "NONLOCAL.LOCATION".into(),
+                c.nonlocal.location.iter().flatten().any(|blocks| !blocks.is_empty()),
+                "non-local blocks are not built yet; leave it empty",
+            ),
+            (
+                format!("MODEL.LOSS_FUNC {}", c.model.loss_func),
+                c.model.loss_func != LossFunc::CrossEntropy,
+                "use cross_entropy",
+            ),
+            (format!("MODEL.HEAD_ACT {}", c.model.head_act), c.model.head_act != "softmax", "use softmax"),
+            ("DATA.MULTI_LABEL True".into(), c.data.multi_label, "clips have one label; set it to False"),
+            ("DATA.REVERSE_INPUT_CHANNEL True".into(), c.data.reverse_input_channel, "clips are RGB; set it to False"),
+            (
+                format!("RESNET.TRANS_FUNC {}", c.resnet.trans_func),
+                c.resnet.trans_func != TransFunc::Bottleneck,
+                "use bottleneck_transform",
+            ),
+        ]
+    }
+
+    fn check_model(&self) -> Result<(), String> {
+        let (model, resnet) = (&self.model, &self.resnet);
+        let pathways = if model.arch == Arch::SlowFast { 2 } else { 1 };
+        let name = if pathways == 2 { ModelName::SlowFast } else { ModelName::ResNet };
+        let per_pathway = |list: &[Vec<usize>]| list.len() == 4 && list.iter().all(|stage| stage.len() == pathways);
+        require! {
+            model.model_name == name, "MODEL.MODEL_NAME: expected {name} for MODEL.ARCH {}, got {}", model.arch, model.model_name;
+            model.num_classes > 0, "MODEL.NUM_CLASSES: expected at least 1, got 0";
+            (0.0..1.0).contains(&model.dropout_rate), "MODEL.DROPOUT_RATE: expected a number in [0, 1), got {}", model.dropout_rate;
+            [18, 50, 101].contains(&resnet.depth), "RESNET.DEPTH: expected 18, 50 or 101, got {}", resnet.depth;
+            resnet.num_groups > 0 && resnet.width_per_group.is_multiple_of(resnet.num_groups) && resnet.width_per_group > 0,
+                "RESNET.WIDTH_PER_GROUP: expected a multiple of RESNET.NUM_GROUPS ({}), got {}", resnet.num_groups, resnet.width_per_group;
+            self.data.input_channel_num == vec![3; pathways],
+                "DATA.INPUT_CHANNEL_NUM: expected {:?} for MODEL.ARCH {}, got {:?}", vec![3; pathways], model.arch, self.data.input_channel_num;
+        }
+        for (key, list) in [
+            ("NUM_BLOCK_TEMP_KERNEL", &resnet.num_block_temp_kernel),
+            ("SPATIAL_STRIDES", &resnet.spatial_strides),
+            ("SPATIAL_DILATIONS", &resnet.spatial_dilations),
+        ] {
+            require! { per_pathway(list), "RESNET.{key}: expected 4 stages of {pathways} integers for MODEL.ARCH {}, got {list:?}", model.arch; }
+        }
+        if pathways == 2 {
+            let width = resnet.width_per_group;
+            require! {
+                self.slowfast.alpha > 0, "SLOWFAST.ALPHA: expected at least 1, got 0";
+                self.slowfast.beta_inv > 0 && width.is_multiple_of(self.slowfast.beta_inv),
+                    "SLOWFAST.BETA_INV: expected a divisor of RESNET.WIDTH_PER_GROUP ({width}), got {}", self.slowfast.beta_inv;
+                self.slowfast.fusion_kernel_sz % 2 == 1, "SLOWFAST.FUSION_KERNEL_SZ: expected an odd number, got {}", self.slowfast.fusion_kernel_sz;
+            }
+        }
+        Ok(())
+    }
+}

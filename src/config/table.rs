@@ -1,0 +1,403 @@
+//! The key table: every key that this project reads, with its type, default and meaning, in this one place.
+//! Names and defaults are those of PySlowFast (slowfast/config/defaults.py); `VCYCLE` is our own.
+
+use super::entry::{choice, section};
+
+choice! {
+    /// MODEL.ARCH.
+    Arch {
+        /// Two pathways with lateral connections.
+        SlowFast = "slowfast",
+        /// One pathway, temporal filters in the last two stages only.
+        Slow = "slow",
+        /// One pathway, inflated filters, temporal pooling after the second stage.
+        I3d = "i3d",
+        /// One pathway, spatial filters only.
+        C2d = "c2d",
+    }
+}
+
+choice! {
+    /// MODEL.MODEL_NAME.
+    ModelName {
+        /// Goes with ARCH slowfast.
+        SlowFast = "SlowFast",
+        /// Goes with every other ARCH.
+        ResNet = "ResNet",
+    }
+}
+
+choice! {
+    /// RESNET.TRANS_FUNC.
+    TransFunc {
+        /// 1x1x1, 1x3x3, 1x1x1.
+        Bottleneck = "bottleneck_transform",
+        /// Two filters of 3x3.
+        Basic = "basic_transform",
+    }
+}
+
+choice! {
+    /// BN.NORM_TYPE.
+    NormType {
+        /// Statistics over the clips of one device.
+        BatchNorm = "batchnorm",
+        /// Statistics over each of NUM_SPLITS parts of one device's clips.
+        SubBatchNorm = "sub_batchnorm",
+        /// Statistics over the clips of NUM_SYNC_DEVICES devices.
+        SyncBatchNorm = "sync_batchnorm",
+    }
+}
+
+choice! {
+    /// SOLVER.LR_POLICY.
+    LrPolicy {
+        /// Half a cosine from BASE_LR to COSINE_END_LR.
+        Cosine = "cosine",
+        /// BASE_LR times the entry of LRS that STEPS selects.
+        StepsWithRelativeLrs = "steps_with_relative_lrs",
+    }
+}
+
+choice! {
+    /// SOLVER.OPTIMIZING_METHOD.
+    OptimizingMethod {
+        /// Stochastic gradient descent with momentum.
+        Sgd = "sgd",
+    }
+}
+
+choice! {
+    /// MODEL.LOSS_FUNC.
+    LossFunc {
+        /// Softmax cross-entropy over single labels.
+        CrossEntropy = "cross_entropy",
+        /// Binary cross-entropy of sigmoids, for several labels a clip.
+        Bce = "bce",
+        /// The same, from logits.
+        BceLogit = "bce_logit",
+    }
+}
+
+choice! {
+    /// TRAIN.DATASET and TEST.DATASET.
+    Dataset {
+        /// Videos listed in `train.csv` and `val.csv`, one label each.
+        Kinetics = "kinetics",
+        /// Clips made on the fly from RNG_SEED; the label is the motion.
+        MovingShapes = "moving_shapes",
+        /// Something-Something V2: planned by `schedule`, not yet trained.
+        Ssv2 = "ssv2",
+        /// Charades: planned by `schedule`, not yet trained.
+        Charades = "charades",
+    }
+}
+
+choice! {
+    /// VCYCLE.RESAMPLE: how source frames become the pixels of a grid.
+    Resample {
+        /// Linear in t, y and x at fractional positions.
+        Trilinear = "trilinear",
+        /// Linear with the support widened by the stride where the grid is coarser than the source.
+        TrilinearAntialias = "trilinear_antialias",
+        /// PySlowFast's: nearest frame, its rounding, resize then crop.
+        Peer = "peer",
+    }
+}
+
+section! {
+    /// Section TRAIN.
+    Train {
+        /// Trains; `vcycle train` refuses False.
+        enable: bool = true;
+        /// Where clips come from.
+        dataset: Dataset = Dataset::Kinetics;
+        /// Clips in a mini-batch at the default shape, over all devices.
+        batch_size: usize = 64;
+        /// Epochs between two validations where no long cycle sets them.
+        eval_period: usize = 10;
+        /// Epochs between two checkpoints where no long cycle sets them.
+        checkpoint_period: usize = 10;
+        /// Continues from the newest checkpoint in OUTPUT_DIR (PySlowFast); here `--resume` decides.
+        auto_resume: bool = true;
+        /// Weights to start from.
+        checkpoint_file_path: String = String::new();
+        /// Half-precision activations.
+        mixed_precision: bool = false;
+    }
+}
+
+section! {
+    /// Section TEST.
+    Test {
+        /// Tests after training (multi-view): known, not built yet.
+        enable: bool = true;
+        /// Clips in a mini-batch of validation, over all devices.
+        batch_size: usize = 8;
+    }
+}
+
+section! {
+    /// Section BN.
+    Bn {
+        /// Recomputes the running statistics at the default shape before each validation.
+        use_precise_stats: bool = false;
+        /// Batches for that.
+        num_batches_precise: usize = 200;
+        /// Weight decay of gamma and beta.
+        weight_decay: f64 = 0.0;
+        /// Whose clips share statistics. The long cycle sets it.
+        norm_type: NormType = NormType::BatchNorm;
+        /// Parts of one device's batch, for sub_batchnorm. The long cycle sets it.
+        num_splits: usize = 1;
+        /// Devices that share statistics, for sync_batchnorm. The long cycle sets it.
+        num_sync_devices: usize = 1;
+    }
+}
+
+section! {
+    /// Section RESNET.
+    ResNet {
+        /// Residual block.
+        trans_func: TransFunc = TransFunc::Bottleneck;
+        /// Groups of the middle filter.
+        num_groups: usize = 1;
+        /// Channels of the first stage's middle filter.
+        width_per_group: usize = 64;
+        /// Puts the spatial stride in the first 1x1 filter instead of the 3x3.
+        stride_1x1: bool = false;
+        /// Starts the last gamma of each block at zero.
+        zero_init_final_bn: bool = false;
+        /// Layers: 18 (two blocks a stage), 50 or 101.
+        depth: usize = 50;
+        /// Blocks with temporal filters, per stage and pathway.
+        num_block_temp_kernel: Vec<Vec<usize>> = vec![vec![3], vec![4], vec![6], vec![3]];
+        /// Spatial stride, per stage and pathway.
+        spatial_strides: Vec<Vec<usize>> = vec![vec![1], vec![2], vec![2], vec![2]];
+        /// Spatial dilation, per stage and pathway.
+        spatial_dilations: Vec<Vec<usize>> = vec![vec![1]; 4];
+    }
+}
+
+section! {
+    /// Section NONLOCAL.
+    NonLocal {
+        /// Blocks that get a non-local block, per stage and pathway.
+        location: Vec<Vec<Vec<usize>>> = vec![vec![vec![]]; 4];
+        /// Temporal groups, per stage and pathway.
+        group: Vec<Vec<usize>> = vec![vec![1]; 4];
+        /// `softmax` or `dot_product`.
+        instantiation: String = "dot_product".into();
+        /// Pooling window `[t, h, w]`, per stage and pathway.
+        pool: Vec<Vec<Vec<usize>>> = vec![vec![vec![1, 2, 2]; 2]; 4];
+    }
+}
+
+section! {
+    /// Section MODEL.
+    Model {
+        /// Network.
+        arch: Arch = Arch::SlowFast;
+        /// Family of the network; must go with ARCH.
+        model_name: ModelName = ModelName::SlowFast;
+        /// Classes.
+        num_classes: usize = 400;
+        /// Loss.
+        loss_func: LossFunc = LossFunc::CrossEntropy;
+        /// Dropout before the classifier.
+        dropout_rate: f64 = 0.5;
+        /// Standard deviation of the classifier's initial weights.
+        fc_init_std: f64 = 0.01;
+        /// Activation of the classifier in validation.
+        head_act: String = "softmax".into();
+    }
+}
+
+section! {
+    /// Section SLOWFAST.
+    SlowFast {
+        /// Slow pathway's channels over the fast one's.
+        beta_inv: usize = 8;
+        /// Fast pathway's frames over the slow one's.
+        alpha: usize = 8;
+        /// Channels of a lateral connection over the fast pathway's.
+        fusion_conv_channel_ratio: usize = 2;
+        /// Frames under a lateral filter.
+        fusion_kernel_sz: usize = 5;
+    }
+}
+
+section! {
+    /// Section DATA.
+    Data {
+        /// Folder with train.csv and val.csv.
+        path_to_data_dir: String = String::new();
+        /// Between path and label in a list file.
+        path_label_separator: String = " ".into();
+        /// Put before relative paths of a list file; empty: PATH_TO_DATA_DIR.
+        path_prefix: String = String::new();
+        /// Frames of the (fast) input at the default shape, T.
+        num_frames: usize = 8;
+        /// Distance of two frames in the source, in frames at TARGET_FPS.
+        sampling_rate: usize = 8;
+        /// Frame rate that SAMPLING_RATE counts in.
+        target_fps: usize = 30;
+        /// Mean of R, G, B in 0..1.
+        mean: [f64; 3] = [0.45; 3];
+        /// Standard deviation of R, G, B in 0..1.
+        std: [f64; 3] = [0.225; 3];
+        /// Channels of each pathway's input.
+        input_channel_num: Vec<usize> = vec![3, 3];
+        /// Short side after the random resize, smallest and largest, px.
+        train_jitter_scales: [usize; 2] = [256, 320];
+        /// Crop at the default shape, px.
+        train_crop_size: usize = 224;
+        /// Crop of validation, px.
+        test_crop_size: usize = 256;
+        /// Draws the reciprocal of the short side uniformly.
+        inv_uniform_sample: bool = false;
+        /// Mirrors half of the training clips.
+        random_flip: bool = true;
+        /// Places the views of a test clip at whole offsets.
+        use_offset_sampling: bool = false;
+        /// Several labels a clip.
+        multi_label: bool = false;
+        /// BGR instead of RGB.
+        reverse_input_channel: bool = false;
+    }
+}
+
+section! {
+    /// Section SOLVER.
+    Solver {
+        /// Learning rate.
+        base_lr: f64 = 0.1;
+        /// How it falls.
+        lr_policy: LrPolicy = LrPolicy::Cosine;
+        /// Last rate of the cosine.
+        cosine_end_lr: f64 = 0.0;
+        /// Factor from one rate to the next, for the long cycle.
+        gamma: f64 = 0.1;
+        /// Epochs at which the rate changes, starting with 0.
+        steps: Vec<usize> = vec![];
+        /// Rates relative to BASE_LR, one for each of STEPS.
+        lrs: Vec<f64> = vec![];
+        /// Epochs of the baseline; multigrid rescales it.
+        max_epoch: usize = 300;
+        /// Momentum.
+        momentum: f64 = 0.9;
+        /// Dampening of the gradient in the momentum.
+        dampening: f64 = 0.0;
+        /// Nesterov's form of momentum.
+        nesterov: bool = true;
+        /// Weight decay of filters and the classifier.
+        weight_decay: f64 = 1e-4;
+        /// Epochs of linear warm-up; multigrid does not rescale it.
+        warmup_epochs: f64 = 0.0;
+        /// Rate at the start of the warm-up.
+        warmup_start_lr: f64 = 0.01;
+        /// Optimizer.
+        optimizing_method: OptimizingMethod = OptimizingMethod::Sgd;
+        /// Starts the cosine at the end of the warm-up.
+        cosine_after_warmup: bool = false;
+        /// No weight decay for parameters of one dimension.
+        zero_wd_1d_param: bool = false;
+    }
+}
+
+section! {
+    /// Section MULTIGRID.
+    Multigrid {
+        /// Epochs over the baseline's.
+        epoch_factor: f64 = 1.5;
+        /// Changes the crop every iteration.
+        short_cycle: bool = false;
+        /// Crops of the short cycle's first two iterations over the default crop.
+        short_cycle_factors: [f64; 2] = [0.5, std::f64::consts::FRAC_1_SQRT_2];
+        /// Changes frames and crop in steps of epochs.
+        long_cycle: bool = false;
+        /// (frames, crop) of each long-cycle shape over the default's.
+        long_cycle_factors: Vec<[f64; 2]> = {
+            let root_half = std::f64::consts::FRAC_1_SQRT_2;
+            vec![[0.25, root_half], [0.5, root_half], [0.5, 1.0], [1.0, 1.0]]
+        };
+        /// Clips in a group of batch-norm statistics.
+        bn_base_size: usize = 8;
+        /// Validations per segment of the long cycle.
+        eval_freq: usize = 3;
+    }
+}
+
+section! {
+    /// Section DATA_LOADER.
+    DataLoader {
+        /// Threads that decode.
+        num_workers: usize = 8;
+    }
+}
+
+section! {
+    /// Section VCYCLE.MOVING_SHAPES, the synthetic data set.
+    MovingShapes {
+        /// Clips of the training set.
+        num_train_clips: usize = 2048;
+        /// Clips of the validation set.
+        num_val_clips: usize = 512;
+        /// Frames of a source clip.
+        frames: usize = 40;
+        /// Rows and columns of a source clip.
+        size_px: usize = 80;
+    }
+}
+
+section! {
+    /// Section VCYCLE: what PySlowFast has no key for.
+    Vcycle {
+        /// How source frames become the pixels of a grid.
+        resample: Resample = Resample::Trilinear;
+        /// Checkpoints kept, the newest.
+        keep_checkpoints: usize = 3;
+        /// Largest part of the device's memory that a plan may take.
+        memory_fraction: f64 = 0.9;
+        /// The synthetic data set.
+        moving_shapes: MovingShapes = MovingShapes::default();
+    }
+}
+
+section! {
+    /// A configuration: PySlowFast's keys in lower case (`cfg.data.train_crop_size` is `DATA.TRAIN_CROP_SIZE`).
+    Config {
+        /// Training.
+        train: Train = Train::default();
+        /// Validation and test.
+        test: Test = Test::default();
+        /// Batch norm.
+        bn: Bn = Bn::default();
+        /// Residual stages.
+        resnet: ResNet = ResNet::default();
+        /// Non-local blocks.
+        nonlocal: NonLocal = NonLocal::default();
+        /// Network.
+        model: Model = Model::default();
+        /// The two pathways.
+        slowfast: SlowFast = SlowFast::default();
+        /// Clips.
+        data: Data = Data::default();
+        /// Optimizer and learning rate.
+        solver: Solver = Solver::default();
+        /// Multigrid.
+        multigrid: Multigrid = Multigrid::default();
+        /// Loader.
+        data_loader: DataLoader = DataLoader::default();
+        /// Own additions.
+        vcycle: Vcycle = Vcycle::default();
+        /// GPUs that TRAIN.BATCH_SIZE is divided among; fewer devices take several shares each.
+        num_gpus: usize = 1;
+        /// Folder of the run; `.` means runs/NAME/.
+        output_dir: String = ".".into();
+        /// Seed of every random stream.
+        rng_seed: usize = 1;
+        /// Iterations between two lines of progress.
+        log_period: usize = 10;
+    }
+}
