@@ -1,1 +1,23 @@
-//! TBD
+//! Networks: a list of layers without shapes, plans of a step at one shape, and the network in device memory. Must not
+//! know of schedules, data sets or files.
+//!
+//! | concept | type |
+//! |---|---|
+//! | what to build, in PySlowFast's terms | [`ModelConfig`] |
+//! | layers and parameters, no shape | [`Model`] |
+//! | tensors, ops and memory of a step at one shape | [`Plan`] |
+//! | parameters and activations on a device, ready to run | [`Network`] |
+
+mod build;
+pub mod config;
+mod init;
+pub mod layers;
+pub mod network;
+mod pathways;
+pub mod plan;
+
+pub use config::{Arch, ModelConfig, Transform};
+pub use layers::Model;
+pub use network::{NamedArray, Network, OptimizerState, PathwayInput};
+pub use pathways::slow_pathway_indices;
+pub use plan::{Mode, Plan};

@@ -1,0 +1,135 @@
+//! Runs the ops of a plan in order.
+
+use std::time::Instant;
+
+use super::Network;
+use super::prepare::PreparedStep;
+use crate::device::Slice;
+use crate::error::Result;
+use crate::model::plan::StepOp;
+use crate::ops::dropout::{self, Dropout};
+use crate::ops::{batch_norm, conv3d, linear, pool3d, softmax_loss};
+
+/// Which half of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pass {
+    Forward,
+    Backward,
+}
+
+impl Network {
+    /// Queues all ops of one pass of the prepared step number `step`. With a profile, waits after each op and notes its
+    /// time.
+    pub(super) fn run(&mut self, step: usize, pass: Pass, step_idx: u64) -> Result<()> {
+        let num_ops = match pass {
+            Pass::Forward => self.steps[step].plan.forward.len(),
+            Pass::Backward => self.steps[step].plan.backward.len(),
+        };
+        for i in 0..num_ops {
+            let start = self.profile.is_some().then(Instant::now);
+            let prepared = &self.steps[step];
+            let op = match pass {
+                Pass::Forward => &prepared.plan.forward[i],
+                Pass::Backward => &prepared.plan.backward[i],
+            };
+            self.launch(prepared, op, step_idx)?;
+            if let (Some(start), Some(profile)) = (start, &mut self.profile) {
+                self.stream.synchronize()?;
+                profile.add(op, &prepared.plan, start.elapsed());
+            }
+        }
+        Ok(())
+    }
+
+    fn launch(&self, step: &PreparedStep, op: &StepOp, step_idx: u64) -> Result<()> {
+        let (s, x, a) = (&self.stream, &step.tensors, &self.arrays);
+        let workspace = &self.workspace;
+        match *op {
+            StepOp::Conv { ref op, filter, input, output } => {
+                conv3d::forward(s, op, &x[input], &a.param[filter], None, &x[output], workspace)
+            }
+            StepOp::ConvGradFilter { ref op, filter, input, grad_output } => {
+                conv3d::grad_filter(s, op, &x[input], &x[grad_output], &a.grad[filter], None, workspace)
+            }
+            StepOp::ConvGradInput { ref op, filter, grad_output, grad_input, accumulate } => {
+                let filter = &a.param[filter];
+                conv3d::grad_input(s, op, &x[grad_output], filter, &x[grad_input], accumulate, workspace)
+            }
+            StepOp::BatchNormTrain { .. } | StepOp::BatchNormEval { .. } | StepOp::BatchNormBackward { .. } => {
+                self.launch_batch_norm(step, op)
+            }
+            StepOp::Pool { ref op, input, output, indices } => {
+                pool3d::forward(s, op, &x[input], &x[output], memory(step, indices))
+            }
+            StepOp::PoolGradInput { ref op, grad_output, indices, grad_input, accumulate } => {
+                pool3d::grad_input(s, op, &x[grad_output], memory(step, indices), &x[grad_input], accumulate)
+            }
+            StepOp::Dropout { rate, input, output } => {
+                let op = Dropout { rate, seed: self.seed, step: step_idx, first_clip: 0 };
+                dropout::apply(s, &op, &x[input], &x[output])
+            }
+            StepOp::Linear { weight, bias, input, output, .. } => {
+                linear::forward(s, &x[input], &a.param[weight], Some(&a.param[bias]), &x[output])
+            }
+            StepOp::LinearBackward { weight, bias, input, grad_output, grad_input, .. } => {
+                let (weight, grad_weight, grad_bias) = (&a.param[weight], &a.grad[weight], Some(&a.grad[bias]));
+                linear::backward(s, &x[input], weight, &x[grad_output], &x[grad_input], grad_weight, grad_bias)
+            }
+            StepOp::CrossEntropy { logits, scale, loss, grad_logits } => {
+                softmax_loss::cross_entropy(s, &x[logits], &step.labels, scale, x[loss].memory(), &x[grad_logits])
+            }
+            StepOp::Softmax { logits, probabilities } => softmax_loss::softmax(s, &x[logits], &x[probabilities]),
+        }
+    }
+
+    fn launch_batch_norm(&self, step: &PreparedStep, op: &StepOp) -> Result<()> {
+        let (s, x, a) = (&self.stream, &step.tensors, &self.arrays);
+        let workspace = &self.workspace;
+        match *op {
+            StepOp::BatchNormTrain { ref op, norm, input, residual, output, stats } => {
+                let norm = &self.model.norms[norm];
+                let (gamma, beta) = (&a.param[norm.gamma], &a.param[norm.beta]);
+                let (residual, stats) = (residual.map(|r| &x[r]), x[stats].memory());
+                batch_norm::forward_train(s, op, &x[input], gamma, beta, residual, &x[output], stats, workspace)
+            }
+            StepOp::BatchNormEval { ref op, norm, input, residual, output } => {
+                let (mean, var) = &a.norm[norm];
+                let norm = &self.model.norms[norm];
+                let (gamma, beta) = (&a.param[norm.gamma], &a.param[norm.beta]);
+                let residual = residual.map(|r| &x[r]);
+                batch_norm::forward_eval(s, op, &x[input], gamma, beta, mean, var, residual, &x[output])
+            }
+            StepOp::BatchNormBackward {
+                ref op,
+                norm,
+                input,
+                output,
+                grad_output,
+                stats,
+                grad_input,
+                grad_residual,
+            } => {
+                let norm = &self.model.norms[norm];
+                batch_norm::backward(
+                    s,
+                    op,
+                    &x[input],
+                    &x[output],
+                    &x[grad_output],
+                    &a.param[norm.gamma],
+                    x[stats].memory(),
+                    &x[grad_input],
+                    grad_residual.map(|(r, accumulate)| (&x[r], accumulate)),
+                    &a.grad[norm.gamma],
+                    &a.grad[norm.beta],
+                    workspace,
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn memory(step: &PreparedStep, tensor: Option<usize>) -> Option<&Slice> {
+    tensor.map(|t| step.tensors[t].memory())
+}

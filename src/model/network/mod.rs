@@ -1,0 +1,276 @@
+//! A network in device memory. Weights know no shape: [`Network::prepare`] plans every shape of a run and allocates once;
+//! after that a step of any prepared shape allocates no device memory and a change of shape costs nothing.
+//!
+//! ```no_run
+//! use vcycle::device::Device;
+//! use vcycle::model::{Arch, Mode, Model, ModelConfig, Network};
+//! use vcycle::optimizer::SgdConfig;
+//! use vcycle::shape::StepShape;
+//!
+//! # fn main() -> vcycle::Result<()> {
+//! let model = Model::new(&ModelConfig::new(Arch::SlowFast, 50, 400))?;
+//! let mut network = Network::new(&Device::Cpu, model, 0)?;
+//! let (coarse, fine) = (StepShape::square(8, 8, 112, 1), StepShape::square(1, 32, 224, 1));
+//! network.prepare(&[coarse, fine], &[fine])?;
+//! for (step, shape) in [coarse, fine].into_iter().enumerate() {
+//!     for input in network.inputs(Mode::Train, shape)? { /* resample into input.tensor */ }
+//!     let losses = network.forward_backward(shape, &vec![0; shape.clips], step as u64)?;
+//!     if losses.iter().all(|l| l.is_finite()) {
+//!         network.update_running_statistics(shape)?;
+//!         network.sgd_step(0.1, &SgdConfig::default())?;
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod execute;
+mod precise;
+mod prepare;
+mod profile;
+mod state;
+
+pub use precise::PreciseStatistics;
+pub use profile::Profile;
+pub use state::{NamedArray, OptimizerState, fold_sub_batch_norm};
+
+use crate::device::{Buffer, DType, Device, Slice, Stream, Tensor};
+use crate::error::{Error, Result};
+use crate::model::init::initial_values;
+use crate::model::layers::Model;
+use crate::model::plan::{Mode, Plan, StepOp};
+use crate::ops::batch_norm;
+use crate::ops::sgd::{self, Sgd};
+use crate::optimizer::{SgdConfig, param_ranges};
+use crate::shape::StepShape;
+use prepare::PreparedStep;
+
+/// The input of one pathway of a step: where `resample` writes.
+#[derive(Clone, Debug)]
+pub struct PathwayInput {
+    /// `[n][frames][h][w][stored channels]`.
+    pub tensor: Tensor,
+    /// Which of the clip's T frames its frames are.
+    pub frame_indices: Vec<u32>,
+}
+
+/// Parameters, gradients, momenta and running statistics of a [`Model`] on a device, one flat f32 array each, and the
+/// prepared steps.
+pub struct Network {
+    model: Model,
+    stream: Stream,
+    seed: u64,
+    arrays: Arrays,
+    steps: Vec<PreparedStep>,
+    workspace: Slice,
+    batches_tracked: u64,
+    has_momentum: bool,
+    profile: Option<Profile>,
+}
+
+/// The flat arrays and their parts by parameter.
+struct Arrays {
+    params: Slice,
+    /// Gradients and momenta; empty until a training shape is prepared.
+    grads: Slice,
+    momentum: Slice,
+    param: Vec<Slice>,
+    grad: Vec<Slice>,
+    /// Running mean and variance of each norm.
+    norm: Vec<(Slice, Slice)>,
+}
+
+impl Network {
+    /// Puts `model` on `device` with first values drawn from `seed`. Nothing can run before [`Network::prepare`].
+    pub fn new(device: &Device, model: Model, seed: u64) -> Result<Network> {
+        let stream = device.stream()?;
+        let params = flat(device, model.params_len)?;
+        let running = flat(device, model.running_len)?;
+        let param = model.params.iter().map(|p| params.part(p.offset, p.len())).collect::<Result<Vec<_>>>()?;
+        let norm = model
+            .norms
+            .iter()
+            .map(|n| Ok((running.part(n.mean_offset, n.c)?, running.part(n.var_offset, n.c)?)))
+            .collect::<Result<Vec<_>>>()?;
+        for (info, slice) in model.params.iter().zip(&param) {
+            slice.write(&initial_values(info, seed))?;
+        }
+        for (mean, var) in &norm {
+            mean.write(&vec![0f32; mean.len()])?;
+            var.write(&vec![1f32; var.len()])?;
+        }
+        let (grads, momentum, workspace) = (flat(device, 0)?, flat(device, 0)?, flat(device, 0)?);
+        let arrays = Arrays { params, grads, momentum, param, grad: vec![], norm };
+        Ok(Network {
+            model,
+            stream,
+            seed,
+            arrays,
+            steps: vec![],
+            workspace,
+            batches_tracked: 0,
+            has_momentum: false,
+            profile: None,
+        })
+    }
+
+    /// The layers.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        self.stream.device()
+    }
+
+    /// The queue on which all work of the network runs.
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// Channels that are stored a pixel of the input: 4 on GPUs, whose loads want powers of two, otherwise the clip's 3.
+    pub fn stored_channels(&self) -> usize {
+        match self.device() {
+            Device::Cpu => self.model.config.input_channels,
+            #[allow(unreachable_patterns)]
+            _ => self.model.config.input_channels.next_multiple_of(4),
+        }
+    }
+
+    /// The plan of a prepared shape.
+    pub fn plan(&self, mode: Mode, shape: StepShape) -> Result<&Plan> {
+        Ok(&self.step(mode, shape)?.plan)
+    }
+
+    /// The inputs of a prepared shape, slow pathway first. They share memory with those of other shapes: fill them, run the
+    /// step, then fill the next.
+    pub fn inputs(&self, mode: Mode, shape: StepShape) -> Result<&[PathwayInput]> {
+        Ok(&self.step(mode, shape)?.inputs)
+    }
+
+    /// Forward and backward of one batch; gradients replace those of the step before. Returns the cross-entropy of each
+    /// clip; the gradients are those of its mean. Neither parameters nor running statistics change, so that the caller can
+    /// drop a step whose loss is not finite. `step_idx` selects the dropout mask.
+    ///
+    /// # Errors
+    /// A shape that was not prepared, a wrong number of labels, a label that is no class.
+    pub fn forward_backward(&mut self, shape: StepShape, labels: &[u32], step_idx: u64) -> Result<Vec<f32>> {
+        self.write_labels(shape, labels)?;
+        let step = self.step_idx(Mode::Train, shape)?;
+        self.run(step, execute::Pass::Forward, step_idx)?;
+        self.run(step, execute::Pass::Backward, step_idx)?;
+        let step = &self.steps[step];
+        step.tensors[step.plan.result].read::<f32>()
+    }
+
+    /// The forward half of [`Network::forward_backward`]: batch statistics, logits and the loss of each clip.
+    pub fn forward_train(&mut self, shape: StepShape, labels: &[u32], step_idx: u64) -> Result<Vec<f32>> {
+        self.write_labels(shape, labels)?;
+        let step = self.step_idx(Mode::Train, shape)?;
+        self.run(step, execute::Pass::Forward, step_idx)?;
+        let step = &self.steps[step];
+        step.tensors[step.plan.result].read::<f32>()
+    }
+
+    /// Logits of the last training step at `shape`, `[n][classes]`.
+    pub fn train_logits(&self, shape: StepShape) -> Result<Vec<f32>> {
+        let step = self.step(Mode::Train, shape)?;
+        step.tensors[step.plan.logits].read::<f32>()
+    }
+
+    /// Moves the running statistics by the batch statistics of the last training step at `shape`, with BN.MOMENTUM.
+    pub fn update_running_statistics(&mut self, shape: StepShape) -> Result<()> {
+        let step = self.step(Mode::Train, shape)?;
+        for op in &step.plan.forward {
+            if let StepOp::BatchNormTrain { op, norm, stats, .. } = op {
+                let (mean, var) = &self.arrays.norm[*norm];
+                let stats = step.tensors[*stats].memory();
+                batch_norm::update_running(&self.stream, op, stats, self.model.config.bn_momentum, mean, var)?;
+            }
+        }
+        self.batches_tracked += 1;
+        Ok(())
+    }
+
+    /// One optimizer step from the gradients of the last [`Network::forward_backward`].
+    pub fn sgd_step(&mut self, lr: f32, config: &SgdConfig) -> Result<()> {
+        let op = Sgd {
+            lr,
+            momentum: config.momentum,
+            dampening: config.dampening,
+            nesterov: config.nesterov,
+            first_step: !self.has_momentum,
+        };
+        let a = &self.arrays;
+        sgd::step(&self.stream, &op, &param_ranges(&self.model, config), &a.params, &a.grads, &a.momentum)?;
+        self.has_momentum = true;
+        Ok(())
+    }
+
+    /// Forward with running statistics. Returns the class probabilities `[n][classes]`; a batch with fewer clips than the
+    /// prepared shape may leave the rest of the input as it is, clips do not influence each other.
+    pub fn forward_eval(&mut self, shape: StepShape) -> Result<Vec<f32>> {
+        let step = self.step_idx(Mode::Eval, shape)?;
+        self.run(step, execute::Pass::Forward, 0)?;
+        let step = &self.steps[step];
+        step.tensors[step.plan.result].read::<f32>()
+    }
+
+    /// Logits of the last evaluation at `shape`, `[n][classes]`.
+    pub fn eval_logits(&self, shape: StepShape) -> Result<Vec<f32>> {
+        let step = self.step(Mode::Eval, shape)?;
+        step.tensors[step.plan.logits].read::<f32>()
+    }
+
+    /// A value of the last step at `shape` by PySlowFast's name of the stage and the pathway, such as `s2.0` or
+    /// `s2_fuse.0`. Only of use after [`Network::forward_train`]: other passes reuse its memory.
+    pub fn stage(&self, mode: Mode, shape: StepShape, name: &str) -> Result<&Tensor> {
+        let step = self.step(mode, shape)?;
+        let value = self.model.stages.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
+        let value =
+            value.ok_or_else(|| Error::unsupported(format!("stage {name}"), "the model has none of that name"))?;
+        Ok(&step.tensors[step.plan.values[value]])
+    }
+
+    /// l2 norm of all gradients of the last step.
+    pub fn grad_norm(&self) -> Result<f64> {
+        let grads = self.arrays.grads.read::<f32>()?;
+        Ok(grads.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt())
+    }
+
+    fn write_labels(&self, shape: StepShape, labels: &[u32]) -> Result<()> {
+        let (classes, step) = (self.model.config.num_classes, self.step(Mode::Train, shape)?);
+        if let Some((clip, label)) = labels.iter().enumerate().find(|(_, l)| **l as usize >= classes) {
+            return Err(Error::Data(format!(
+                "clip {clip} of the batch has label {label}; the model has {classes} classes"
+            )));
+        }
+        if labels.len() != shape.clips {
+            return Err(Error::shape(
+                "labels",
+                format!("expected {} (grid {shape}), got {}", shape.clips, labels.len()),
+            ));
+        }
+        step.labels.write(labels)
+    }
+
+    fn step_idx(&self, mode: Mode, shape: StepShape) -> Result<usize> {
+        self.steps.iter().position(|s| s.plan.mode == mode && s.plan.shape == shape).ok_or_else(|| {
+            let known: Vec<String> = self.steps.iter().map(|s| format!("{:?} {}", s.plan.mode, s.plan.shape)).collect();
+            let known = known.join(", ");
+            Error::shape(
+                "network",
+                format!("{mode:?} {shape} ({} splits) is not prepared; prepared: {known}", shape.splits),
+            )
+        })
+    }
+
+    fn step(&self, mode: Mode, shape: StepShape) -> Result<&PreparedStep> {
+        Ok(&self.steps[self.step_idx(mode, shape)?])
+    }
+}
+
+fn flat(device: &Device, len: usize) -> Result<Slice> {
+    Buffer::zeroed(device, len * 4)?.slice_of(DType::F32, 0, len)
+}

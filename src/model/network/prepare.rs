@@ -1,0 +1,94 @@
+//! Plans every shape of a run and allocates the memory that the largest of them needs.
+
+use super::{Network, PathwayInput, flat};
+use crate::device::{Buffer, DType, Slice, Tensor};
+use crate::error::Result;
+use crate::model::pathways::slow_pathway_indices;
+use crate::model::plan::{Mode, Place, Plan};
+use crate::shape::StepShape;
+
+/// A plan whose tensors have memory.
+pub(super) struct PreparedStep {
+    pub plan: Plan,
+    pub tensors: Vec<Tensor>,
+    pub inputs: Vec<PathwayInput>,
+    pub labels: Slice,
+}
+
+impl Network {
+    /// Plans all shapes that the run will train and evaluate at, and allocates: one arena and one workspace as large as
+    /// the largest of them needs, gradients and momenta if anything is trained. May be called again with other shapes.
+    pub fn prepare(&mut self, train: &[StepShape], eval: &[StepShape]) -> Result<()> {
+        let mut plans: Vec<Plan> = vec![];
+        for (mode, shapes) in [(Mode::Train, train), (Mode::Eval, eval)] {
+            for &shape in shapes {
+                if plans.iter().any(|p| p.mode == mode && p.shape == shape) {
+                    continue;
+                }
+                let plan = Plan::new(&self.stream, &self.model, shape, mode, self.stored_channels())?;
+                tracing::debug!("{}", plan.summary());
+                plans.push(plan);
+            }
+        }
+        if !train.is_empty() && self.arrays.grads.is_empty() {
+            self.allocate_training_arrays()?;
+        }
+        let device = self.device().clone();
+        let largest = |bytes: &dyn Fn(&Plan) -> usize| plans.iter().map(bytes).max().unwrap_or(0);
+        // The old memory goes first, so that both are never held at once.
+        self.steps.clear();
+        self.workspace = flat(&device, 0)?;
+        self.workspace = flat(&device, largest(&|p| p.workspace_bytes.div_ceil(4)))?;
+        let arena = Buffer::zeroed(&device, largest(&|p| p.arena_bytes))?;
+        let labels = Buffer::zeroed(&device, largest(&|p| p.shape.clips * 4))?;
+        let inputs = (0..self.model.num_pathways())
+            .map(|i| Buffer::zeroed(&device, largest(&|p| p.tensors[p.inputs[i]].shape.num_elements() * 4)))
+            .collect::<Result<Vec<_>>>()?;
+        for plan in plans {
+            let step = self.bind(plan, &arena, &inputs, &labels)?;
+            self.steps.push(step);
+        }
+        Ok(())
+    }
+
+    fn allocate_training_arrays(&mut self) -> Result<()> {
+        let device = self.device().clone();
+        self.arrays.grads = flat(&device, self.model.params_len)?;
+        self.arrays.momentum = flat(&device, self.model.params_len)?;
+        let grads = &self.arrays.grads;
+        self.arrays.grad =
+            self.model.params.iter().map(|p| grads.part(p.offset, p.len())).collect::<Result<Vec<_>>>()?;
+        Ok(())
+    }
+
+    /// Gives the tensors of `plan` their memory.
+    fn bind(&self, plan: Plan, arena: &Buffer, inputs: &[Buffer], labels: &Buffer) -> Result<PreparedStep> {
+        let tensors = plan
+            .tensors
+            .iter()
+            .map(|t| {
+                let (memory, pitch_c) = match t.place {
+                    Place::Input(pathway) => {
+                        let stored = plan.tensors[plan.inputs[pathway]].shape;
+                        (inputs[pathway].slice_of(t.dtype, 0, stored.num_elements())?, stored.c)
+                    }
+                    Place::Arena { storage, offset_c, pitch_c } => {
+                        let storage = &plan.storages[storage];
+                        let size = t.dtype.size_bytes();
+                        let len = storage.len_bytes / size - offset_c;
+                        (arena.slice_of(t.dtype, storage.offset_bytes + offset_c * size, len)?, pitch_c)
+                    }
+                };
+                Tensor::new(memory, t.shape, pitch_c)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let inputs = (0..self.model.num_pathways())
+            .map(|pathway| PathwayInput {
+                tensor: tensors[plan.inputs[pathway]].clone(),
+                frame_indices: slow_pathway_indices(plan.shape.frames, self.model.config.frame_ratio(pathway)),
+            })
+            .collect();
+        let labels = labels.slice_of(DType::U32, 0, plan.shape.clips)?;
+        Ok(PreparedStep { plan, tensors, inputs, labels })
+    }
+}

@@ -1,0 +1,237 @@
+//! Parameters, running statistics and momenta by PySlowFast's names and in its layout, in and out.
+
+use std::collections::HashMap;
+
+use super::Network;
+use crate::device::Slice;
+use crate::error::{Error, Result};
+use crate::model::layers::{Param, ParamKind};
+
+/// A named array in PySlowFast's shape and order (row-major; filters `[c_out][c_in / groups][ft][fh][fw]`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedArray {
+    /// Such as `s2.pathway0_res0.branch2.a.weight`.
+    pub name: String,
+    /// Sizes; empty for a single number.
+    pub shape: Vec<usize>,
+    /// Elements.
+    pub values: Vec<f32>,
+}
+
+/// What the optimizer remembers between steps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OptimizerState {
+    /// Whether a step was made: before it, momenta do not count.
+    pub has_momentum: bool,
+    /// Momentum of each parameter under the parameter's name.
+    pub momentum: Vec<NamedArray>,
+}
+
+impl Network {
+    /// Parameters and running statistics in PySlowFast's order. `…num_batches_tracked` are exact up to 2^24.
+    pub fn state_dict(&self) -> Result<Vec<NamedArray>> {
+        let mut state = vec![];
+        let mut norms = self.model.norms.iter().zip(&self.arrays.norm);
+        for (param, slice) in self.model.params.iter().zip(&self.arrays.param) {
+            state.push(export(param, slice)?);
+            if param.kind != ParamKind::Beta {
+                continue;
+            }
+            if let Some((norm, (mean, var))) = norms.next() {
+                let array = |suffix: &str, shape: Vec<usize>, values: Vec<f32>| NamedArray {
+                    name: format!("{}.{suffix}", norm.name),
+                    shape,
+                    values,
+                };
+                state.push(array("running_mean", vec![norm.c], mean.read()?));
+                state.push(array("running_var", vec![norm.c], var.read()?));
+                state.push(array("num_batches_tracked", vec![], vec![self.batches_tracked as f32]));
+            }
+        }
+        Ok(state)
+    }
+
+    /// Replaces parameters and running statistics. Every parameter and statistic must be there with its shape, nothing
+    /// else may be; `…num_batches_tracked` may be missing. On an error nothing was changed.
+    pub fn load_state_dict(&mut self, state: &[NamedArray]) -> Result<()> {
+        let mut by_name = index(state)?;
+        let mut loads: Vec<(&Slice, Vec<f32>)> = vec![];
+        for (param, slice) in self.model.params.iter().zip(&self.arrays.param) {
+            loads.push((slice, import(param, take(&mut by_name, &param.name, &param.shape)?)));
+        }
+        let mut tracked = self.batches_tracked;
+        for (norm, (mean, var)) in self.model.norms.iter().zip(&self.arrays.norm) {
+            for (suffix, slice) in [("running_mean", mean), ("running_var", var)] {
+                let array = take(&mut by_name, &format!("{}.{suffix}", norm.name), &[norm.c])?;
+                loads.push((slice, array.values.clone()));
+            }
+            if let Some(array) = by_name.remove(format!("{}.num_batches_tracked", norm.name).as_str()) {
+                tracked = array.values.first().map_or(tracked, |&v| v as u64);
+            }
+        }
+        refuse_unknown(&by_name)?;
+        for (slice, values) in loads {
+            slice.write(&values)?;
+        }
+        self.batches_tracked = tracked;
+        Ok(())
+    }
+
+    /// Gradients of the last step under the parameters' names.
+    pub fn gradients(&self) -> Result<Vec<NamedArray>> {
+        self.model.params.iter().zip(&self.arrays.grad).map(|(p, slice)| export(p, slice)).collect()
+    }
+
+    /// Momenta, for a checkpoint.
+    ///
+    /// # Errors
+    /// A network that is prepared for evaluation only.
+    pub fn optimizer_state(&self) -> Result<OptimizerState> {
+        self.check_trains()?;
+        let parts = self.model.params.iter();
+        let momentum =
+            parts.map(|p| export(p, &self.arrays.momentum.part(p.offset, p.len())?)).collect::<Result<Vec<_>>>()?;
+        Ok(OptimizerState { has_momentum: self.has_momentum, momentum })
+    }
+
+    /// Replaces the momenta. On an error nothing was changed.
+    pub fn load_optimizer_state(&mut self, state: &OptimizerState) -> Result<()> {
+        self.check_trains()?;
+        let mut by_name = index(&state.momentum)?;
+        let mut flat = vec![0f32; self.model.params_len];
+        for param in &self.model.params {
+            let values = import(param, take(&mut by_name, &param.name, &param.shape)?);
+            flat[param.offset..param.offset + param.len()].copy_from_slice(&values);
+        }
+        refuse_unknown(&by_name)?;
+        self.arrays.momentum.write(&flat)?;
+        self.has_momentum = state.has_momentum;
+        Ok(())
+    }
+
+    fn check_trains(&self) -> Result<()> {
+        if self.arrays.momentum.is_empty() {
+            return Err(Error::unsupported("optimizer state", "prepare the network with a training shape first"));
+        }
+        Ok(())
+    }
+}
+
+fn index(state: &[NamedArray]) -> Result<HashMap<&str, &NamedArray>> {
+    let mut by_name = HashMap::with_capacity(state.len());
+    for array in state {
+        if array.values.len() != array.shape.iter().product::<usize>() {
+            let NamedArray { name, shape, values } = array;
+            return Err(Error::Checkpoint(format!("{name}: shape {shape:?} does not hold {} values", values.len())));
+        }
+        if by_name.insert(array.name.as_str(), array).is_some() {
+            return Err(Error::Checkpoint(format!("{} is there twice", array.name)));
+        }
+    }
+    Ok(by_name)
+}
+
+fn take<'a>(by_name: &mut HashMap<&str, &'a NamedArray>, name: &str, shape: &[usize]) -> Result<&'a NamedArray> {
+    let array = by_name
+        .remove(name)
+        .ok_or_else(|| Error::Checkpoint(format!("{name} is missing: the checkpoint belongs to another model")))?;
+    if array.shape != shape {
+        let got = &array.shape;
+        return Err(Error::Checkpoint(format!("{name}: the model has shape {shape:?}, the checkpoint {got:?}")));
+    }
+    Ok(array)
+}
+
+fn refuse_unknown(rest: &HashMap<&str, &NamedArray>) -> Result<()> {
+    match rest.keys().min() {
+        None => Ok(()),
+        Some(name) => Err(Error::Checkpoint(format!(
+            "{} arrays that the model does not have, such as {name}: the checkpoint belongs to another model",
+            rest.len()
+        ))),
+    }
+}
+
+/// From storage order to PySlowFast's.
+fn export(param: &Param, slice: &Slice) -> Result<NamedArray> {
+    let stored = slice.read::<f32>()?;
+    let (name, shape) = (param.name.clone(), param.shape.clone());
+    let values = match taps_and_channels(param) {
+        Some((taps, c_in)) => transpose(&stored, taps, c_in),
+        None => stored,
+    };
+    Ok(NamedArray { name, shape, values })
+}
+
+/// From PySlowFast's order to storage order.
+fn import(param: &Param, array: &NamedArray) -> Vec<f32> {
+    match taps_and_channels(param) {
+        Some((taps, c_in)) => transpose(&array.values, c_in, taps),
+        None => array.values.clone(),
+    }
+}
+
+fn taps_and_channels(param: &Param) -> Option<(usize, usize)> {
+    (param.kind == ParamKind::Filter).then(|| (param.shape[2..].iter().product(), param.shape[1]))
+}
+
+/// Every `rows x columns` matrix of `values` to `columns x rows`.
+fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(values.len());
+    for matrix in values.chunks_exact(rows * columns) {
+        for column in 0..columns {
+            out.extend((0..rows).map(|row| matrix[row * columns + column]));
+        }
+    }
+    out
+}
+
+/// Names of PySlowFast's sub-batch norm become those of batch norm: `….bn.bn.running_mean` is `….bn.running_mean`, and
+/// `….split_bn.*` goes away. Where `aggregate` is set, the statistics of the splits replace the others first: the mean of
+/// their means, and the mean of their variances plus the variance of their means (SubBatchNorm3d.aggregate_stats).
+pub fn fold_sub_batch_norm(state: &[NamedArray], aggregate: bool) -> Vec<NamedArray> {
+    let find = |name: String| state.iter().find(|a| a.name == name);
+    let mut folded = vec![];
+    for array in state.iter().filter(|a| !a.name.contains(".split_bn.")) {
+        let mut array = array.clone();
+        if let Some((prefix, suffix)) = array.name.rsplit_once(".bn.")
+            && suffix_is_statistic(suffix)
+        {
+            let splits =
+                find(format!("{prefix}.split_bn.running_mean")).zip(find(format!("{prefix}.split_bn.running_var")));
+            if let (true, Some((means, vars))) = (aggregate, splits) {
+                match suffix {
+                    "running_mean" => {
+                        array.values = aggregate_splits(&means.values, &vars.values, array.values.len()).0
+                    }
+                    "running_var" => array.values = aggregate_splits(&means.values, &vars.values, array.values.len()).1,
+                    _ => {}
+                }
+            }
+            if find(format!("{prefix}.split_bn.{suffix}")).is_some() {
+                array.name = format!("{prefix}.{suffix}");
+            }
+        }
+        folded.push(array);
+    }
+    folded
+}
+
+fn suffix_is_statistic(suffix: &str) -> bool {
+    matches!(suffix, "running_mean" | "running_var" | "num_batches_tracked")
+}
+
+/// Statistics `[splits][c]` to one pair `[c]`, in f64.
+fn aggregate_splits(means: &[f32], vars: &[f32], c: usize) -> (Vec<f32>, Vec<f32>) {
+    let splits = (means.len() / c.max(1)).max(1) as f64;
+    let column =
+        |values: &[f32], ch: usize| -> Vec<f64> { values.iter().skip(ch).step_by(c).map(|&v| f64::from(v)).collect() };
+    (0..c)
+        .map(|ch| {
+            let (m, v) = (column(means, ch), column(vars, ch));
+            let mean = m.iter().sum::<f64>() / splits;
+            let spread = m.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / splits;
+            (mean as f32, (v.iter().sum::<f64>() / splits + spread) as f32)
+        })
+        .unzip()
+}

@@ -1,0 +1,239 @@
+//! From a model and a step's shape to everything that running it needs: tensors, ops in order, places in one arena,
+//! work and bytes. Pure: no memory is touched, so all plans are made, printed and checked before the first step.
+
+mod arena;
+mod backward;
+mod display;
+mod forward;
+mod ops;
+
+pub use arena::{ALIGNMENT_BYTES, Storage, assign_offsets};
+pub use ops::{Access, OpKind, StepOp};
+
+use super::layers::{Model, ValueId};
+use crate::device::{DType, Stream};
+use crate::error::{Error, Result};
+use crate::shape::{ActivationShape, StepShape};
+
+/// Index in [`Plan::tensors`].
+pub type TensorId = usize;
+/// Index in [`Plan::storages`].
+pub type StorageId = usize;
+
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Forward with batch statistics, loss, backward.
+    Train,
+    /// Forward with running statistics: no gradients, so activations live briefly.
+    Eval,
+}
+
+/// Where a tensor lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The input of a pathway, outside the arena: the next batch is written there by `resample`.
+    Input(usize),
+    /// Channels from `offset_c` on of a storage whose positions are `pitch_c` elements apart.
+    Arena {
+        /// Which storage.
+        storage: StorageId,
+        /// First channel.
+        offset_c: usize,
+        /// Elements from one position to the next.
+        pitch_c: usize,
+    },
+}
+
+/// A tensor of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlannedTensor {
+    /// Name of the value, with `grad` in front for gradients.
+    pub name: String,
+    /// Sizes.
+    pub shape: ActivationShape,
+    /// Element type.
+    pub dtype: DType,
+    /// Where it lies.
+    pub place: Place,
+}
+
+/// Everything that a step of one shape needs.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The shape.
+    pub shape: StepShape,
+    /// Training or evaluation.
+    pub mode: Mode,
+    /// Tensor table.
+    pub tensors: Vec<PlannedTensor>,
+    /// Storages that the tensors lie in, with lifetimes and offsets in the arena.
+    pub storages: Vec<Storage>,
+    /// Forward ops in order, the loss (training) or softmax (evaluation) included.
+    pub forward: Vec<StepOp>,
+    /// Backward ops in order; none for evaluation.
+    pub backward: Vec<StepOp>,
+    /// Input tensors, one a pathway.
+    pub inputs: Vec<TensorId>,
+    /// Tensor of each value of the model.
+    pub values: Vec<TensorId>,
+    /// Logits `[n][1][1][1][classes]`.
+    pub logits: TensorId,
+    /// Loss of each clip, `[n][1][1][1][1]` (training), or the class probabilities (evaluation).
+    pub result: TensorId,
+    /// Size of the arena.
+    pub arena_bytes: usize,
+    /// Scratch memory that the largest op needs.
+    pub workspace_bytes: usize,
+    /// Multiply-adds of the forward pass.
+    pub forward_macs: u64,
+    /// Multiply-adds of the backward pass.
+    pub backward_macs: u64,
+}
+
+impl Plan {
+    /// Plans a step of `model` at `shape`. `stream` only says which device's workspace sizes apply; `input_pitch_c` is the
+    /// number of channels that are stored a pixel of the input (at least the model's).
+    ///
+    /// # Errors
+    /// A shape that the model cannot take, such as frames that are no multiple of SLOWFAST.ALPHA.
+    pub fn new(stream: &Stream, model: &Model, shape: StepShape, mode: Mode, input_pitch_c: usize) -> Result<Plan> {
+        check_shape(model, shape)?;
+        let mut planner = Planner::new(model, shape, mode, input_pitch_c);
+        planner.forward()?;
+        if mode == Mode::Train {
+            planner.backward()?;
+        }
+        let mut plan = planner.plan;
+        plan.find_lifetimes();
+        plan.arena_bytes = assign_offsets(&mut plan.storages);
+        plan.workspace_bytes = plan.ops().map(|op| op.workspace_bytes(stream)).max().unwrap_or(0);
+        plan.forward_macs = plan.forward.iter().map(StepOp::macs).sum();
+        plan.backward_macs = plan.backward.iter().map(StepOp::macs).sum();
+        Ok(plan)
+    }
+
+    /// All ops in order.
+    pub fn ops(&self) -> impl Iterator<Item = &StepOp> {
+        self.forward.iter().chain(&self.backward)
+    }
+
+    /// Sets the lifetime of every storage from the ops. Logits, result and batch statistics live to the end of the step:
+    /// they are read after it.
+    fn find_lifetimes(&mut self) {
+        let end = self.forward.len() + self.backward.len();
+        let mut used: Vec<(TensorId, usize)> = vec![(self.logits, end), (self.result, end)];
+        for (i, op) in self.ops().enumerate() {
+            op.visit(&mut |access| used.push((access.tensor(), i)));
+            if let StepOp::BatchNormTrain { stats, .. } = op {
+                used.push((*stats, end));
+            }
+        }
+        for (tensor, i) in used {
+            if let Place::Arena { storage, .. } = self.tensors[tensor].place {
+                let storage = &mut self.storages[storage];
+                (storage.first_op, storage.last_op) = (storage.first_op.min(i), storage.last_op.max(i));
+            }
+        }
+    }
+}
+
+fn check_shape(model: &Model, shape: StepShape) -> Result<()> {
+    let refuse = |message: String| Err(Error::shape("plan", message));
+    if shape.clips == 0 || shape.frames == 0 || shape.height_px == 0 || shape.width_px == 0 {
+        return refuse(format!("grid {shape}: clips, frames and crop must be at least 1"));
+    }
+    if shape.splits == 0 {
+        return refuse(format!("grid {shape}: expected at least 1 batch-norm split, got 0"));
+    }
+    for pathway in 0..model.num_pathways() {
+        let ratio = model.config.frame_ratio(pathway);
+        if !shape.frames.is_multiple_of(ratio) {
+            return refuse(format!("grid {shape}: {} frames are no multiple of SLOWFAST.ALPHA {ratio}", shape.frames));
+        }
+    }
+    Ok(())
+}
+
+/// Builds a plan; one method set per pass in `forward.rs` and `backward.rs`.
+struct Planner<'a> {
+    model: &'a Model,
+    plan: Plan,
+    /// Layers that read each value.
+    num_readers: Vec<usize>,
+    /// Value that a value is a part of (concatenation), and its first channel there.
+    part_of: Vec<Option<(ValueId, usize)>>,
+    /// Shape of each value.
+    shapes: Vec<ActivationShape>,
+    /// Gradient of each value, once it has a place.
+    grads: Vec<Option<TensorId>>,
+    /// Whether something was written to the gradient of each value, so that the next writer must add.
+    is_grad_written: Vec<bool>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(model: &'a Model, shape: StepShape, mode: Mode, input_pitch_c: usize) -> Planner<'a> {
+        let plan = Plan {
+            shape,
+            mode,
+            tensors: vec![],
+            storages: vec![],
+            forward: vec![],
+            backward: vec![],
+            inputs: vec![],
+            values: vec![],
+            logits: 0,
+            result: 0,
+            arena_bytes: 0,
+            workspace_bytes: 0,
+            forward_macs: 0,
+            backward_macs: 0,
+        };
+        let num_values = model.values.len();
+        let mut planner = Planner {
+            model,
+            plan,
+            num_readers: vec![0; num_values],
+            part_of: vec![None; num_values],
+            shapes: vec![],
+            grads: vec![None; num_values],
+            is_grad_written: vec![false; num_values],
+        };
+        for input in model.layers.iter().flat_map(|l| &l.inputs) {
+            planner.num_readers[*input] += 1;
+        }
+        for pathway in 0..model.num_pathways() {
+            let t = shape.frames / model.config.frame_ratio(pathway);
+            let c = model.config.input_channels;
+            let sizes = ActivationShape::new(shape.clips, t, shape.height_px, shape.width_px, c.max(input_pitch_c));
+            planner.shapes.push(sizes.with_channels(c));
+            let id = planner.tensor(format!("input.{pathway}"), sizes, DType::F32, Place::Input(pathway));
+            planner.plan.inputs.push(id);
+        }
+        planner
+    }
+
+    fn tensor(&mut self, name: String, shape: ActivationShape, dtype: DType, place: Place) -> TensorId {
+        self.plan.tensors.push(PlannedTensor { name, shape, dtype, place });
+        self.plan.tensors.len() - 1
+    }
+
+    /// A tensor with a storage of its own, without gaps.
+    fn dense(&mut self, name: String, shape: ActivationShape, dtype: DType) -> TensorId {
+        self.plan.storages.push(Storage::new(shape.num_elements() * dtype.size_bytes()));
+        let storage = self.plan.storages.len() - 1;
+        self.tensor(name, shape, dtype, Place::Arena { storage, offset_c: 0, pitch_c: shape.c })
+    }
+
+    /// Channels `start .. start + shape.c` of another tensor.
+    fn channels_of(&mut self, name: String, shape: ActivationShape, whole: TensorId, start: usize) -> TensorId {
+        let PlannedTensor { dtype, place, .. } = self.plan.tensors[whole];
+        let place = match place {
+            Place::Arena { storage, offset_c, pitch_c } => {
+                Place::Arena { storage, offset_c: offset_c + start, pitch_c }
+            }
+            input => input,
+        };
+        self.tensor(name, shape, dtype, place)
+    }
+}

@@ -1,0 +1,212 @@
+//! The ops of a step as plain values: an explicit list, so that a fused form can take the place of its parts.
+
+use super::TensorId;
+use crate::device::Stream;
+use crate::model::layers::{NormId, ParamId};
+use crate::ops::batch_norm::{self, BatchNorm};
+use crate::ops::conv3d::{self, Conv3d, Direction};
+use crate::ops::pool3d::Pool3d;
+
+/// One op of a step, its tensors and parameters by index.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // The fields are the arguments of the op of the same name.
+pub enum StepOp {
+    /// `conv3d::forward`.
+    Conv { op: Conv3d, filter: ParamId, input: TensorId, output: TensorId },
+    /// `conv3d::grad_filter`.
+    ConvGradFilter { op: Conv3d, filter: ParamId, input: TensorId, grad_output: TensorId },
+    /// `conv3d::grad_input`.
+    ConvGradInput { op: Conv3d, filter: ParamId, grad_output: TensorId, grad_input: TensorId, accumulate: bool },
+    /// `batch_norm::forward_train`.
+    BatchNormTrain {
+        op: BatchNorm,
+        norm: NormId,
+        input: TensorId,
+        residual: Option<TensorId>,
+        output: TensorId,
+        stats: TensorId,
+    },
+    /// `batch_norm::forward_eval`.
+    BatchNormEval { op: BatchNorm, norm: NormId, input: TensorId, residual: Option<TensorId>, output: TensorId },
+    /// `batch_norm::backward`.
+    BatchNormBackward {
+        op: BatchNorm,
+        norm: NormId,
+        input: TensorId,
+        output: TensorId,
+        grad_output: TensorId,
+        stats: TensorId,
+        grad_input: TensorId,
+        grad_residual: Option<(TensorId, bool)>,
+    },
+    /// `pool3d::forward`.
+    Pool { op: Pool3d, input: TensorId, output: TensorId, indices: Option<TensorId> },
+    /// `pool3d::grad_input`.
+    PoolGradInput {
+        op: Pool3d,
+        grad_output: TensorId,
+        indices: Option<TensorId>,
+        grad_input: TensorId,
+        accumulate: bool,
+    },
+    /// `dropout::apply`, in place where both are the same tensor.
+    Dropout { rate: f32, input: TensorId, output: TensorId },
+    /// `linear::forward`.
+    Linear { weight: ParamId, bias: ParamId, input: TensorId, output: TensorId, macs: u64 },
+    /// `linear::backward`.
+    LinearBackward {
+        weight: ParamId,
+        bias: ParamId,
+        input: TensorId,
+        grad_output: TensorId,
+        grad_input: TensorId,
+        macs: u64,
+    },
+    /// `softmax_loss::cross_entropy`; `scale` multiplies the sum of the clips' losses.
+    CrossEntropy { logits: TensorId, scale: f32, loss: TensorId, grad_logits: TensorId },
+    /// `softmax_loss::softmax`.
+    Softmax { logits: TensorId, probabilities: TensorId },
+}
+
+/// What kind of work an op is: the rows of a profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)] // Named as the ops.
+pub enum OpKind {
+    ConvForward,
+    ConvGradFilter,
+    ConvGradInput,
+    BatchNormForward,
+    BatchNormBackward,
+    PoolForward,
+    PoolGradInput,
+    Dropout,
+    LinearForward,
+    LinearBackward,
+    Loss,
+}
+
+/// How an op uses a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read only.
+    Read(TensorId),
+    /// Written, whatever it held.
+    Write(TensorId),
+    /// Added to, or worked on in place.
+    ReadWrite(TensorId),
+}
+
+impl Access {
+    /// The tensor.
+    pub fn tensor(self) -> TensorId {
+        match self {
+            Access::Read(t) | Access::Write(t) | Access::ReadWrite(t) => t,
+        }
+    }
+
+    fn write(tensor: TensorId, accumulate: bool) -> Access {
+        if accumulate { Access::ReadWrite(tensor) } else { Access::Write(tensor) }
+    }
+}
+
+impl StepOp {
+    /// What kind of work it is.
+    pub fn kind(&self) -> OpKind {
+        match self {
+            StepOp::Conv { .. } => OpKind::ConvForward,
+            StepOp::ConvGradFilter { .. } => OpKind::ConvGradFilter,
+            StepOp::ConvGradInput { .. } => OpKind::ConvGradInput,
+            StepOp::BatchNormTrain { .. } | StepOp::BatchNormEval { .. } => OpKind::BatchNormForward,
+            StepOp::BatchNormBackward { .. } => OpKind::BatchNormBackward,
+            StepOp::Pool { .. } => OpKind::PoolForward,
+            StepOp::PoolGradInput { .. } => OpKind::PoolGradInput,
+            StepOp::Dropout { .. } => OpKind::Dropout,
+            StepOp::Linear { .. } => OpKind::LinearForward,
+            StepOp::LinearBackward { .. } => OpKind::LinearBackward,
+            StepOp::CrossEntropy { .. } | StepOp::Softmax { .. } => OpKind::Loss,
+        }
+    }
+
+    /// The tensor that carries the op's name: its output, or the gradient that it starts from.
+    pub fn subject(&self) -> TensorId {
+        match *self {
+            StepOp::Conv { output, .. }
+            | StepOp::BatchNormTrain { output, .. }
+            | StepOp::BatchNormEval { output, .. }
+            | StepOp::Pool { output, .. }
+            | StepOp::Dropout { output, .. }
+            | StepOp::Linear { output, .. } => output,
+            StepOp::ConvGradFilter { grad_output, .. }
+            | StepOp::ConvGradInput { grad_output, .. }
+            | StepOp::BatchNormBackward { grad_output, .. }
+            | StepOp::PoolGradInput { grad_output, .. }
+            | StepOp::LinearBackward { grad_output, .. } => grad_output,
+            StepOp::CrossEntropy { logits, .. } | StepOp::Softmax { logits, .. } => logits,
+        }
+    }
+
+    /// Multiply-adds, where that is what the op is made of (convolution and projection); otherwise 0.
+    pub fn macs(&self) -> u64 {
+        match self {
+            StepOp::Conv { op, .. } | StepOp::ConvGradFilter { op, .. } | StepOp::ConvGradInput { op, .. } => op.macs(),
+            StepOp::Linear { macs, .. } | StepOp::LinearBackward { macs, .. } => *macs,
+            _ => 0,
+        }
+    }
+
+    /// Scratch memory that it needs on the device of `stream`.
+    pub fn workspace_bytes(&self, stream: &Stream) -> usize {
+        match self {
+            StepOp::Conv { op, .. } => conv3d::workspace_bytes(stream, op, Direction::Forward),
+            StepOp::ConvGradFilter { op, .. } => conv3d::workspace_bytes(stream, op, Direction::GradFilter),
+            StepOp::ConvGradInput { op, .. } => conv3d::workspace_bytes(stream, op, Direction::GradInput),
+            StepOp::BatchNormTrain { op, .. } | StepOp::BatchNormBackward { op, .. } => {
+                batch_norm::workspace_bytes(stream, op)
+            }
+            _ => 0,
+        }
+    }
+
+    /// Calls `see` with every tensor that the op touches.
+    pub fn visit(&self, see: &mut dyn FnMut(Access)) {
+        use Access::{Read, Write};
+        let mut all = |accesses: &[Access]| accesses.iter().for_each(|&a| see(a));
+        match *self {
+            StepOp::Conv { input, output, .. } | StepOp::Linear { input, output, .. } => {
+                all(&[Read(input), Write(output)]);
+            }
+            StepOp::ConvGradFilter { input, grad_output, .. } => all(&[Read(input), Read(grad_output)]),
+            StepOp::ConvGradInput { grad_output, grad_input, accumulate, .. } => {
+                all(&[Read(grad_output), Access::write(grad_input, accumulate)]);
+            }
+            StepOp::BatchNormTrain { input, residual, output, stats, .. } => {
+                all(&[Read(input), Write(output), Write(stats)]);
+                residual.into_iter().for_each(|r| all(&[Read(r)]));
+            }
+            StepOp::BatchNormEval { input, residual, output, .. } => {
+                all(&[Read(input), Write(output)]);
+                residual.into_iter().for_each(|r| all(&[Read(r)]));
+            }
+            StepOp::BatchNormBackward { input, output, grad_output, stats, grad_input, grad_residual, .. } => {
+                all(&[Read(input), Read(output), Read(grad_output), Read(stats), Write(grad_input)]);
+                grad_residual.into_iter().for_each(|(r, accumulate)| all(&[Access::write(r, accumulate)]));
+            }
+            StepOp::Pool { input, output, indices, .. } => {
+                all(&[Read(input), Write(output)]);
+                indices.into_iter().for_each(|i| all(&[Write(i)]));
+            }
+            StepOp::PoolGradInput { grad_output, indices, grad_input, accumulate, .. } => {
+                all(&[Read(grad_output), Access::write(grad_input, accumulate)]);
+                indices.into_iter().for_each(|i| all(&[Read(i)]));
+            }
+            StepOp::Dropout { input, output, .. } => all(&[Read(input), Write(output)]),
+            StepOp::LinearBackward { input, grad_output, grad_input, .. } => {
+                all(&[Read(input), Read(grad_output), Write(grad_input)]);
+            }
+            StepOp::CrossEntropy { logits, loss, grad_logits, .. } => {
+                all(&[Read(logits), Write(loss), Write(grad_logits)]);
+            }
+            StepOp::Softmax { logits, probabilities } => all(&[Read(logits), Write(probabilities)]),
+        }
+    }
+}
