@@ -1,1 +1,93 @@
-//! TBD
+//! Clips on the host: where they come from ([`ClipSource`]), which frames and which sampling grid a training step wants
+//! of them ([`Sampling`]), and threads that prepare whole batches ahead of the step ([`Loader`]).
+//!
+//! A clip stays uint8 RGB as it was decoded. Crop, scale, flip and normalisation are only *described* here, by a
+//! [`ClipGrid`](crate::ops::resample::ClipGrid); [`ops::resample`](crate::ops::resample) carries them out on the device.
+//! Must not know of models, devices or schedules: a step's shape comes in as a
+//! [`StepShape`].
+//!
+//! | concept | type |
+//! |---|---|
+//! | any set of labelled videos | [`ClipSource`] |
+//! | synthetic videos | [`MovingShapes`] |
+//! | which frames, which crop | [`Sampling`], over the pure functions of [`sampling`] |
+//! | batches, in order, prepared ahead | [`Loader`] -> [`Batches`] -> [`HostBatch`] |
+
+mod grid;
+mod loader;
+mod moving_shapes;
+mod random;
+pub mod sampling;
+
+pub use grid::{ClipChoice, ResampleMode, Sampling};
+pub use loader::{BadClip, Batches, HostBatch, HostClip, Loader, LoaderConfig};
+pub use moving_shapes::{MOTIONS, MovingShapes, MovingShapesConfig, Split};
+pub use random::Draws;
+
+use crate::error::Result;
+#[allow(unused_imports, reason = "for the links of the module doc")]
+use crate::shape::StepShape;
+
+/// What is known of a video before its frames are decoded.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VideoInfo {
+    /// Name of the codec, such as `h264`; `synthetic` where nothing was coded.
+    pub codec: String,
+    /// Who decodes it, such as `built-in h264` or `ffmpeg`.
+    pub decoder: String,
+    /// Frames. Where a file's header promises more than it holds, the last frame that exists stands for the rest.
+    pub num_frames: usize,
+    /// Frames a second, the average.
+    pub fps: f64,
+    /// Columns, after the file's rotation was applied.
+    pub width_px: usize,
+    /// Rows, after the file's rotation was applied.
+    pub height_px: usize,
+}
+
+/// Decoded frames, uint8 RGB `[frame][row][column][3]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frames {
+    /// `indices.len() * height_px * width_px * 3` bytes.
+    pub bytes: Vec<u8>,
+    /// Which frame of the video each one is.
+    pub indices: Vec<u32>,
+    /// Rows.
+    pub height_px: usize,
+    /// Columns.
+    pub width_px: usize,
+}
+
+/// A set of labelled videos. Implement it to train on data of your own (`examples/03_own_clip_source.rs`); a [`Loader`]
+/// calls it from several threads at once.
+pub trait ClipSource: Send + Sync {
+    /// Number of videos.
+    fn len(&self) -> usize;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of classes; every label is below it.
+    fn num_classes(&self) -> usize;
+
+    /// Class of video `idx`.
+    fn label(&self, idx: usize) -> u32;
+
+    /// Whether a mirrored video has another label (left becomes right): a [`Loader`] then refuses random flips.
+    fn mirror_changes_label(&self) -> bool {
+        false
+    }
+
+    /// How messages call video `idx`, such as its path.
+    fn name(&self, idx: usize) -> String;
+
+    /// Decodes some frames of video `idx`: learns what the video is, asks `choose` (once) which frames are wanted, and
+    /// returns exactly those, in that order. `choose` returns indices below `num_frames` in ascending order; an index
+    /// may repeat.
+    ///
+    /// The same call must give the same bytes every time. An error before `choose` was called means that the video is
+    /// of no use at all: it is not tried again in this run.
+    fn frames(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Vec<u32>) -> Result<Frames>;
+}

@@ -1,1 +1,208 @@
-//! Tests of `loader`.
+//! Tests of `clip::Loader`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use vcycle::clip::{
+    ClipSource, Frames, HostBatch, Loader, LoaderConfig, MovingShapes, MovingShapesConfig, ResampleMode, Sampling,
+    Split, VideoInfo,
+};
+use vcycle::shape::StepShape;
+use vcycle::{Error, Result};
+
+fn sampling() -> Sampling {
+    Sampling {
+        mode: ResampleMode::Trilinear,
+        sampling_rate: 2,
+        target_fps: 30.0,
+        jitter_scales_px: (36, 48),
+        inverse_uniform: false,
+        random_flip: false,
+        eval_scale_px: 40,
+        multigrid_base: Some((8, 32)),
+    }
+}
+
+fn config(threads: usize) -> LoaderConfig {
+    LoaderConfig { seed: 7, threads, max_batches: 2, max_bytes: 1 << 20 }
+}
+
+fn shapes(num_clips: usize) -> Arc<dyn ClipSource> {
+    let config = MovingShapesConfig { num_clips, size_px: 40, num_frames: 16, ..Default::default() };
+    Arc::new(MovingShapes::new(&config, Split::Train).expect("valid"))
+}
+
+fn steps() -> Vec<StepShape> {
+    [(4, 4, 22), (2, 8, 32), (8, 2, 16)]
+        .iter()
+        .cycle()
+        .take(7)
+        .map(|&(b, t, s)| StepShape::square(b, t, s, 1))
+        .collect()
+}
+
+fn train(source: &Arc<dyn ClipSource>, threads: usize, epoch: u64, first_step: usize) -> Vec<HostBatch> {
+    let loader = Loader::new(source.clone(), sampling(), &config(threads)).expect("loader");
+    let mut batches: Vec<HostBatch> =
+        loader.train_epoch(epoch, &steps(), first_step).map(|b| b.expect("batch")).collect();
+    batches.iter_mut().for_each(|b| b.data_wait_s = 0.0);
+    batches
+}
+
+#[test]
+fn batches_do_not_depend_on_threads_or_resume() {
+    let source = shapes(20);
+    let all = train(&source, 1, 3, 0);
+    assert_eq!(all.len(), 7);
+    assert_eq!(all.iter().map(|b| b.shape).collect::<Vec<_>>(), steps());
+    for threads in [2, 5] {
+        assert!(train(&source, threads, 3, 0) == all, "{threads} threads");
+    }
+    for first in [1, 4, 7] {
+        assert!(train(&source, 3, 3, first) == all[first..], "resumed at {first}");
+    }
+    assert!(train(&source, 2, 4, 0) != all, "another epoch is another order");
+}
+
+#[test]
+fn an_epoch_takes_every_clip_before_any_twice() {
+    let indices: Vec<usize> = train(&shapes(20), 2, 0, 0).iter().flat_map(|b| b.indices.clone()).collect();
+    assert_eq!(indices.len(), 32);
+    assert_eq!(indices[..20].iter().collect::<HashSet<_>>().len(), 20);
+    assert_eq!(indices[20..].iter().collect::<HashSet<_>>().len(), 12);
+}
+
+#[test]
+fn evaluation_takes_every_clip_once_in_order() {
+    let loader = Loader::new(shapes(11), sampling(), &config(3)).expect("loader");
+    let batches: Vec<HostBatch> =
+        loader.eval_epoch(StepShape::square(4, 8, 32, 1)).map(|b| b.expect("batch")).collect();
+    assert_eq!(batches.iter().map(|b| b.shape.clips).collect::<Vec<_>>(), [4, 4, 3]);
+    assert_eq!(batches.iter().flat_map(|b| b.indices.clone()).collect::<Vec<_>>(), (0..11).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_random_flip_that_changes_labels_is_refused() {
+    let flipping = Sampling { random_flip: true, ..sampling() };
+    let error = Loader::new(shapes(4), flipping, &config(1)).err().expect("refused");
+    assert!(error.to_string().contains("RANDOM_FLIP"), "{error}");
+}
+
+#[test]
+fn prefetch_stays_within_its_bounds() {
+    let source = Arc::new(Faulty { bad: vec![], panics: false, late: false, calls: AtomicUsize::new(0) });
+    let loader = Loader::new(source.clone(), sampling(), &LoaderConfig { threads: 2, ..config(2) }).expect("loader");
+    let steps = vec![StepShape::square(5, 2, 16, 1); 40];
+    let mut batches = loader.train_epoch(0, &steps, 0);
+    for k in 0..3 {
+        batches.next().expect("batch").expect("good");
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        // The one that is being worked on and one beyond, max_batches = 2; no thread starts a clip past them.
+        let calls = source.calls.load(Ordering::SeqCst);
+        assert!(calls <= (k + 1 + 2) * 5, "after batch {k}: {calls} clips");
+    }
+    drop(batches);
+}
+
+/// Tiny grey clips; those in `bad` fail, panic, or fail late.
+struct Faulty {
+    bad: Vec<usize>,
+    panics: bool,
+    late: bool,
+    calls: AtomicUsize,
+}
+
+impl ClipSource for Faulty {
+    fn len(&self) -> usize {
+        12
+    }
+
+    fn num_classes(&self) -> usize {
+        12
+    }
+
+    fn label(&self, idx: usize) -> u32 {
+        idx as u32
+    }
+
+    fn name(&self, idx: usize) -> String {
+        format!("clip {idx}")
+    }
+
+    fn frames(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Vec<u32>) -> Result<Frames> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let broken = || Error::Decode { path: self.name(idx), message: "broken".into() };
+        let bad = self.bad.contains(&idx);
+        assert!(!(bad && self.panics), "decoder bug");
+        if bad && !self.late {
+            return Err(broken());
+        }
+        let info = VideoInfo {
+            codec: "none".into(),
+            decoder: "none".into(),
+            num_frames: 9,
+            fps: 30.0,
+            width_px: 20,
+            height_px: 20,
+        };
+        let indices = choose(&info);
+        if bad {
+            return Err(broken());
+        }
+        Ok(Frames { bytes: vec![idx as u8; indices.len() * 1200], indices, height_px: 20, width_px: 20 })
+    }
+}
+
+fn faulty(bad: &[usize], panics: bool, late: bool) -> Arc<dyn ClipSource> {
+    Arc::new(Faulty { bad: bad.to_vec(), panics, late, calls: AtomicUsize::new(0) })
+}
+
+#[test]
+fn another_clip_with_its_own_label_replaces_a_bad_one() {
+    let bad = [2, 5, 11];
+    for (panics, late) in [(false, false), (false, true), (true, false)] {
+        let source = faulty(&bad, panics, late);
+        let want = train(&source, 1, 0, 0);
+        for batch in &want {
+            for ((clip, &label), &idx) in batch.clips.iter().zip(&batch.labels).zip(&batch.indices) {
+                assert!(!bad.contains(&idx));
+                assert_eq!((clip.bytes[0], label as usize), (idx as u8, idx));
+            }
+        }
+        assert!(train(&source, 4, 0, 0) == want, "replacements do not depend on threads");
+        assert!(train(&source, 2, 0, 4) == want[4..], "nor on a resume");
+    }
+}
+
+#[test]
+fn a_bad_clip_is_counted_once_and_left_alone() {
+    let source = Arc::new(Faulty { bad: vec![3], panics: false, late: false, calls: AtomicUsize::new(0) });
+    let loader = Loader::new(source.clone(), sampling(), &config(1)).expect("loader");
+    let steps = [StepShape::square(12, 2, 16, 1)];
+    for epoch in 0..3 {
+        let batch = loader.train_epoch(epoch, &steps, 0).next().expect("batch").expect("good");
+        assert_eq!(batch.clips.len(), 12);
+    }
+    let bad = loader.bad_clips();
+    assert_eq!(bad.len(), 1);
+    assert_eq!((bad[0].index, bad[0].quarantined), (3, true));
+    assert!(bad[0].message.contains("broken"));
+    // 36 slots, and one attempt at the bad clip, whose slot needed one replacement in each epoch.
+    assert_eq!(source.calls.load(Ordering::SeqCst), 36 + 1);
+    // An evaluation leaves it out.
+    let indices: Vec<usize> =
+        loader.eval_epoch(StepShape::square(2, 2, 16, 1)).flat_map(|b| b.expect("batch").indices).collect();
+    assert_eq!(indices, [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11]);
+}
+
+#[test]
+fn a_run_whose_clips_are_all_bad_stops() {
+    let all: Vec<usize> = (0..12).collect();
+    let loader = Loader::new(faulty(&all, false, false), sampling(), &config(2)).expect("loader");
+    let mut batches = loader.train_epoch(0, &steps(), 0);
+    let error = batches.next().expect("an answer").expect_err("no clip is good");
+    assert!(error.to_string().contains("none of the 12 clips"), "{error}");
+    assert!(batches.next().is_none());
+    assert_eq!(loader.eval_epoch(StepShape::square(5, 2, 16, 1)).count(), 0);
+}

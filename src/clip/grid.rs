@@ -1,0 +1,197 @@
+//! From the rules of [`sampling`] to what one clip of one step needs: the frames to decode, and the
+//! [`ClipGrid`] that the resampling kernel lays over them.
+
+use super::sampling::{self, Crop, CropJitter};
+use super::{Draws, VideoInfo};
+use crate::ops::resample::{Axis, ClipGrid, Filter};
+use crate::shape::StepShape;
+
+/// How a clip is brought to the step's grid (`VCYCLE.RESAMPLE`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResampleMode {
+    /// Samples at pixel centres of equal cells that fill the crop box; linear in t, y and x, taps inside the box.
+    Trilinear,
+    /// The same positions, the filter widened by the stride where the source is finer than the grid.
+    TrilinearAntialias,
+    /// PySlowFast's rounding exactly: truncated frame indices, image scaled to whole pixels, then cropped at whole pixels.
+    Peer,
+}
+
+impl ResampleMode {
+    /// The filter that [`ops::resample`](crate::ops::resample) is to use.
+    pub fn filter(self) -> Filter {
+        match self {
+            ResampleMode::Trilinear => Filter::Trilinear,
+            ResampleMode::TrilinearAntialias => Filter::TrilinearAntialias,
+            ResampleMode::Peer => Filter::NearestInTime,
+        }
+    }
+}
+
+/// What a run samples from its videos; the same for all steps, a step adds its [`StepShape`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// How a clip is brought to the grid.
+    pub mode: ResampleMode,
+    /// Distance of two samples in frames at `target_fps` (`DATA.SAMPLING_RATE`).
+    pub sampling_rate: u32,
+    /// Frame rate that `sampling_rate` is meant at (`DATA.TARGET_FPS`).
+    pub target_fps: f64,
+    /// Shortest and longest short side of the random scaling (`DATA.TRAIN_JITTER_SCALES`).
+    pub jitter_scales_px: (u32, u32),
+    /// Draw the scale uniformly in 1 / length (`DATA.INV_UNIFORM_SAMPLE`).
+    pub inverse_uniform: bool,
+    /// Mirror half of the training clips (`DATA.RANDOM_FLIP`).
+    pub random_flip: bool,
+    /// Short side for evaluation, before the centre crop.
+    pub eval_scale_px: u32,
+    /// (T, crop) of the base shape when a multigrid schedule runs: coarser shapes then span more of the source, in time
+    /// by a random rate up to `rate * T_base / T`, in space by a lower minimal scale. `None`: neither.
+    pub multigrid_base: Option<(usize, usize)>,
+}
+
+/// What one clip of one step needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClipChoice {
+    /// Frames to decode, ascending, an index may repeat.
+    pub frame_indices: Vec<u32>,
+    /// Where the step's samples lie in those frames; the t axis counts them as they are listed.
+    pub grid: ClipGrid,
+}
+
+impl Sampling {
+    /// A random clip for training. Draws rate, start, scale, row, column, flip in this order.
+    pub fn train(&self, info: &VideoInfo, shape: &StepShape, draws: &mut Draws) -> ClipChoice {
+        let mut rate = self.sampling_rate;
+        let (mut min_scale_px, max_scale_px) = self.jitter_scales_px;
+        if let Some((base_frames, base_crop_px)) = self.multigrid_base {
+            let max_rate = sampling::long_cycle_max_rate(rate, base_frames, shape.frames);
+            rate = sampling::random_rate(rate, max_rate, draws.unit());
+            let crop_px = shape.height_px.min(shape.width_px);
+            min_scale_px = sampling::multigrid_min_scale(min_scale_px, crop_px, base_crop_px);
+        }
+        let size = sampling::clip_size_frames(rate, shape.frames, self.target_fps, info.fps);
+        let start = sampling::train_start(info.num_frames, size, draws.unit());
+        let jitter = CropJitter {
+            min_scale_px,
+            max_scale_px,
+            crop_px: (shape.height_px, shape.width_px),
+            inverse_uniform: self.inverse_uniform,
+            random_flip: self.random_flip,
+        };
+        let (y, x, flip) = match self.mode {
+            ResampleMode::Peer => {
+                peer_axes(info, &sampling::train_crop(info.height_px, info.width_px, &jitter, &mut || draws.unit()))
+            }
+            _ => {
+                let side =
+                    sampling::jitter_short_side_px(min_scale_px, max_scale_px, self.inverse_uniform, draws.unit());
+                let (y, x) = box_axes(info, shape, side, (draws.unit(), draws.unit()));
+                (y, x, self.random_flip && draws.unit() < 0.5)
+            }
+        };
+        self.choice(info, shape, start, size, (y, x, flip))
+    }
+
+    /// The clip of evaluation: the middle of the video, the centre of the image, no flip.
+    pub fn eval(&self, info: &VideoInfo, shape: &StepShape) -> ClipChoice {
+        let size = sampling::clip_size_frames(self.sampling_rate, shape.frames, self.target_fps, info.fps);
+        let start = sampling::test_start(info.num_frames, size, 0, 1, true);
+        let axes = match self.mode {
+            ResampleMode::Peer => {
+                let crop_px = (shape.height_px, shape.width_px);
+                let crop = sampling::test_crop(info.height_px, info.width_px, self.eval_scale_px, crop_px, 1);
+                peer_axes(info, &crop)
+            }
+            _ => {
+                let (y, x) = box_axes(info, shape, self.eval_scale_px, (0.5, 0.5));
+                (y, x, false)
+            }
+        };
+        self.choice(info, shape, start, size, axes)
+    }
+
+    fn choice(
+        &self,
+        info: &VideoInfo,
+        shape: &StepShape,
+        start: f64,
+        size: f64,
+        (y, x, flip): (Axis, Axis, bool),
+    ) -> ClipChoice {
+        let (frame_indices, t) = match self.mode {
+            ResampleMode::Peer => {
+                let indices = sampling::frame_indices(start, size, shape.frames, info.num_frames);
+                let t = one_frame_each(indices.len());
+                (indices, t)
+            }
+            mode => time_axis(start, size / shape.frames as f64, shape.frames, info.num_frames, mode),
+        };
+        ClipChoice { frame_indices, grid: ClipGrid { t, y, x, flip } }
+    }
+}
+
+fn one_frame_each(num_frames: usize) -> Axis {
+    Axis { start: 0.0, step: 1.0, lo: 0, hi: num_frames.saturating_sub(1) as u32 }
+}
+
+/// `num_samples` cells of `step` frames from frame `start` on, a sample in the centre of each.
+///
+/// Where samples are less than 2 frames apart, or the filter covers all frames between them, the whole run of frames is
+/// decoded and positions stay fractional. Farther apart only one frame a sample is decoded, the nearest: that moves a
+/// sample by half a frame, a quarter of the stride at most, and halves what is decoded, copied and uploaded.
+fn time_axis(start: f64, step: f64, num_samples: usize, video_frames: usize, mode: ResampleMode) -> (Vec<u32>, Axis) {
+    let last = video_frames.saturating_sub(1) as f64;
+    let first = start + 0.5 * step - 0.5;
+    if step >= 2.0 && mode == ResampleMode::Trilinear {
+        let nearest = |i: usize| (first + i as f64 * step).round().clamp(0.0, last) as u32;
+        return ((0..num_samples).map(nearest).collect(), one_frame_each(num_samples));
+    }
+    let support = if mode == ResampleMode::TrilinearAntialias { step.max(1.0) } else { 1.0 };
+    let final_position = first + step * num_samples.saturating_sub(1) as f64;
+    let lo = (first - support).ceil().max(0.0).min(last);
+    let hi = (final_position + support).floor().min(last).max(lo);
+    let axis = Axis { start: (first - lo) as f32, step: step as f32, lo: 0, hi: (hi - lo) as u32 };
+    ((lo as u32..=hi as u32).collect(), axis)
+}
+
+/// Crop-then-resize without rounding: the box is `crop * short side / short_side_px` source pixels, placed at the
+/// fraction `place` of the room it has, filled by equal cells. Taps stay inside the box. A crop that does not fit
+/// is scaled to fit.
+fn box_axes(info: &VideoInfo, shape: &StepShape, short_side_px: u32, place: (f64, f64)) -> (Axis, Axis) {
+    let (height, width) = (info.height_px as f64, info.width_px as f64);
+    let cell = (height.min(width) / f64::from(short_side_px.max(1)))
+        .min(height / shape.height_px as f64)
+        .min(width / shape.width_px as f64);
+    let axis = |dim: f64, samples: usize, place: f64| {
+        let length = cell * samples as f64;
+        let low = place * (dim - length).max(0.0);
+        let hi = (low + length - 1e-9).ceil().min(dim) - 1.0;
+        Axis {
+            start: (low + 0.5 * cell - 0.5) as f32,
+            step: cell as f32,
+            lo: low.floor() as u32,
+            hi: hi.max(low.floor()) as u32,
+        }
+    };
+    (axis(height, shape.height_px, place.0), axis(width, shape.width_px, place.1))
+}
+
+/// Resize-then-crop as the peer does it: the scaled image has whole pixels, the crop starts at one; taps may reach over
+/// the whole image.
+fn peer_axes(info: &VideoInfo, crop: &Crop) -> (Axis, Axis, bool) {
+    let axis = |dim: usize, scaled: usize, offset: usize| {
+        let ratio = dim as f64 / scaled as f64;
+        Axis {
+            start: ((offset as f64 + 0.5) * ratio - 0.5) as f32,
+            step: ratio as f32,
+            lo: 0,
+            hi: dim.saturating_sub(1) as u32,
+        }
+    };
+    (
+        axis(info.height_px, crop.scaled_px.0, crop.offset_px.0),
+        axis(info.width_px, crop.scaled_px.1, crop.offset_px.1),
+        crop.flip,
+    )
+}

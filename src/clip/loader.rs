@@ -1,0 +1,444 @@
+//! Batches of clips, prepared ahead of the step by a few threads, in order, with a bound on memory.
+//!
+//! What slot `i` of an epoch holds is a pure function of (seed, epoch, i, what that slot's videos decode to): neither the
+//! number of threads nor where a resumed run starts can change it. That is why a video that fails in its middle, which
+//! may depend on the frames drawn, is tried again in later epochs, and only a video that cannot even be opened is
+//! left alone from then on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::random::Purpose;
+use super::{ClipSource, Draws, Sampling, VideoInfo};
+use crate::error::{Error, Result};
+use crate::ops::resample::ClipGrid;
+use crate::shape::StepShape;
+
+/// Bad videos that are named in the log; more are only counted.
+const MAX_REPORTED: usize = 100;
+
+/// How batches are prepared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoaderConfig {
+    /// Key of all random choices.
+    pub seed: u64,
+    /// Threads that decode.
+    pub threads: usize,
+    /// Batches prepared ahead of the one being consumed.
+    pub max_batches: usize,
+    /// Decoded bytes that may wait; the batch that is wanted next is prepared whatever its size, and each thread may
+    /// finish the clip it is at.
+    pub max_bytes: usize,
+}
+
+impl Default for LoaderConfig {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        LoaderConfig { seed: 0, threads, max_batches: 4, max_bytes: 1 << 30 }
+    }
+}
+
+/// One clip of a batch: the frames it needs, and where the step's samples lie in them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostClip {
+    /// uint8 RGB, `[frames][height_px][width_px][3]`.
+    pub bytes: Vec<u8>,
+    /// Frames held (not the frames of the whole video).
+    pub frames: usize,
+    /// Rows.
+    pub height_px: usize,
+    /// Columns.
+    pub width_px: usize,
+    /// The step's grid; its t axis counts the frames held.
+    pub grid: ClipGrid,
+}
+
+/// The clips of one step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostBatch {
+    /// The step's shape. `clips` is the true number, smaller in the last batch of an evaluation.
+    pub shape: StepShape,
+    /// The clips, ragged.
+    pub clips: Vec<HostClip>,
+    /// Class of each clip.
+    pub labels: Vec<u32>,
+    /// Name of each clip.
+    pub names: Vec<String>,
+    /// Position of each clip in its source.
+    pub indices: Vec<usize>,
+    /// Seconds that the consumer waited for this batch.
+    pub data_wait_s: f64,
+}
+
+/// A video that could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadClip {
+    /// Its position in the source.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// What was wrong when it was first met.
+    pub message: String,
+    /// Whether it failed before a frame was chosen, and is therefore not tried again.
+    pub quarantined: bool,
+}
+
+/// Prepares batches from a source; lives as long as the run and remembers which videos are bad.
+pub struct Loader {
+    shared: Arc<LoaderShared>,
+    config: LoaderConfig,
+}
+
+struct LoaderShared {
+    source: Arc<dyn ClipSource>,
+    sampling: Sampling,
+    seed: u64,
+    bad: Mutex<HashMap<usize, BadClip>>,
+}
+
+impl Loader {
+    /// A loader over `source`. Error: a source without clips, with labels out of range, or whose labels a random flip
+    /// would change.
+    pub fn new(source: Arc<dyn ClipSource>, sampling: Sampling, config: &LoaderConfig) -> Result<Loader> {
+        if source.is_empty() {
+            return Err(Error::Data("the data set holds no clip".into()));
+        }
+        if sampling.random_flip && source.mirror_changes_label() {
+            return Err(Error::Config(
+                "DATA.RANDOM_FLIP must be False for this data set: a mirrored clip has another label".into(),
+            ));
+        }
+        let classes = source.num_classes();
+        if let Some(idx) = (0..source.len()).find(|&idx| source.label(idx) as usize >= classes) {
+            let (name, label) = (source.name(idx), source.label(idx));
+            return Err(Error::Data(format!("{name}: label {label}, but there are {classes} classes (0..{classes})")));
+        }
+        let shared = LoaderShared { source, sampling, seed: config.seed, bad: Mutex::default() };
+        Ok(Loader { shared: Arc::new(shared), config: config.clone() })
+    }
+
+    /// The source.
+    pub fn source(&self) -> &Arc<dyn ClipSource> {
+        &self.shared.source
+    }
+
+    /// The training batches `first_step..` of `epoch`, one for each of `steps` (the list is the whole epoch's, so that a
+    /// resumed run gets the same clips). The clips come in a random order of (seed, epoch); when the steps ask for more
+    /// clips than there are, a further random order follows.
+    pub fn train_epoch(&self, epoch: u64, steps: &[StepShape], first_step: usize) -> Batches {
+        let order = self.shared.train_order(epoch, steps.iter().map(|s| s.clips).sum());
+        Batches::start(
+            &self.shared,
+            &self.config,
+            Epoch { number: Some(epoch), steps: steps.into(), order },
+            first_step,
+        )
+    }
+
+    /// The batches of an evaluation: every clip exactly once, in the source's order; the last batch may be smaller. A
+    /// bad clip is left out.
+    pub fn eval_epoch(&self, shape: StepShape) -> Batches {
+        let num_clips = self.shared.source.len();
+        let size = shape.clips.max(1);
+        let steps = (0..num_clips.div_ceil(size)).map(|k| {
+            let clips = size.min(num_clips - k * size);
+            StepShape { clips, ..shape }
+        });
+        let epoch = Epoch { number: None, steps: steps.collect(), order: (0..num_clips).collect() };
+        Batches::start(&self.shared, &self.config, epoch, 0)
+    }
+
+    /// The videos that turned out bad so far, sorted by position.
+    pub fn bad_clips(&self) -> Vec<BadClip> {
+        let mut list: Vec<BadClip> = lock(&self.shared.bad).values().cloned().collect();
+        list.sort_by_key(|b| b.index);
+        list
+    }
+}
+
+impl LoaderShared {
+    fn train_order(&self, epoch: u64, num_slots: usize) -> Vec<usize> {
+        let mut order = Vec::with_capacity(num_slots);
+        for pass in 0u64.. {
+            if order.len() >= num_slots {
+                break;
+            }
+            order.extend(Draws::for_purpose(Purpose::Order, self.seed, epoch, pass).permutation(self.source.len()));
+        }
+        order.truncate(num_slots);
+        order
+    }
+
+    /// The clip of a training slot: the one whose turn it is, or else the first good one of a walk through all others.
+    fn train_clip(&self, epoch: u64, slot: usize, idx: usize, shape: &StepShape) -> Result<(usize, HostClip)> {
+        let mut draws = Draws::new(self.seed, epoch, slot as u64);
+        if let Some(clip) = self.try_clip(idx, &mut |info| self.sampling.train(info, shape, &mut draws)) {
+            return Ok((idx, clip));
+        }
+        let mut replacement = Draws::for_purpose(Purpose::Replacement, self.seed, epoch, slot as u64);
+        let (num_clips, start) = (self.source.len(), replacement.below(self.source.len()));
+        for other in (0..num_clips).map(|k| (start + k) % num_clips).filter(|&other| other != idx) {
+            let mut draws = Draws::new(self.seed, epoch, slot as u64);
+            if let Some(clip) = self.try_clip(other, &mut |info| self.sampling.train(info, shape, &mut draws)) {
+                return Ok((other, clip));
+            }
+        }
+        let bad = lock(&self.bad);
+        let first = bad.values().min_by_key(|b| b.index).map_or(String::new(), |b| format!(" ({})", b.message));
+        Err(Error::Data(format!("none of the {num_clips} clips can be decoded{first}")))
+    }
+
+    /// Decodes what `choose` wants of clip `idx`; `None` if it is bad, which is then noted and, the first time, reported.
+    fn try_clip(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> super::ClipChoice) -> Option<HostClip> {
+        if lock(&self.bad).get(&idx).is_some_and(|b| b.quarantined) {
+            return None;
+        }
+        let mut grid = None;
+        let attempt = catch_unwind(AssertUnwindSafe(|| {
+            self.source.frames(idx, &mut |info| {
+                let choice = choose(info);
+                grid = Some(choice.grid);
+                choice.frame_indices
+            })
+        }));
+        let result = attempt.unwrap_or_else(|panic| Err(Error::Data(format!("panicked: {}", panic_message(&panic)))));
+        match (result, grid) {
+            (Ok(frames), Some(grid)) => Some(HostClip {
+                frames: frames.indices.len(),
+                height_px: frames.height_px,
+                width_px: frames.width_px,
+                bytes: frames.bytes,
+                grid,
+            }),
+            (Ok(_), None) => {
+                self.note_bad(idx, "returned frames without asking which".into(), true);
+                None
+            }
+            (Err(error), grid) => {
+                self.note_bad(idx, error.to_string(), grid.is_none());
+                None
+            }
+        }
+    }
+
+    fn note_bad(&self, index: usize, message: String, quarantined: bool) {
+        let name = self.source.name(index);
+        let mut bad = lock(&self.bad);
+        let count = bad.len();
+        let entry = bad.entry(index).or_insert_with(|| {
+            match count {
+                ..MAX_REPORTED => tracing::warn!("bad clip {name}: {message}; another takes its place"),
+                MAX_REPORTED => tracing::warn!("more than {MAX_REPORTED} bad clips: further ones are only counted"),
+                _ => {}
+            }
+            BadClip { index, name, message, quarantined }
+        });
+        entry.quarantined |= quarantined;
+    }
+}
+
+/// What an epoch is made of. Slot `i` is the i-th clip of the epoch, over all its batches.
+struct Epoch {
+    /// `None`: an evaluation.
+    number: Option<u64>,
+    steps: Vec<StepShape>,
+    order: Vec<usize>,
+}
+
+/// The batches of an epoch, in order; an iterator. Dropping it stops the threads.
+pub struct Batches {
+    queue: Arc<Queue>,
+    workers: Vec<JoinHandle<()>>,
+    next_step: usize,
+}
+
+struct Queue {
+    loader: Arc<LoaderShared>,
+    epoch: Epoch,
+    /// First slot of each step, and the number of slots.
+    step_starts: Vec<usize>,
+    max_batches: usize,
+    max_bytes: usize,
+    state: Mutex<QueueState>,
+    /// Workers wait here for room.
+    room: Condvar,
+    /// The consumer waits here for clips.
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    next_slot: usize,
+    current_step: usize,
+    done: BTreeMap<usize, SlotResult>,
+    done_bytes: usize,
+    stop: bool,
+}
+
+/// The clip of a slot and its position in the source; `Ok(None)`: a bad clip of an evaluation.
+type SlotResult = Result<Option<(usize, HostClip)>>;
+
+impl Batches {
+    fn start(loader: &Arc<LoaderShared>, config: &LoaderConfig, epoch: Epoch, first_step: usize) -> Batches {
+        let mut step_starts = vec![0];
+        for step in &epoch.steps {
+            step_starts.push(step_starts[step_starts.len() - 1] + step.clips);
+        }
+        let first_step = first_step.min(epoch.steps.len());
+        let state = QueueState { next_slot: step_starts[first_step], current_step: first_step, ..Default::default() };
+        let queue = Arc::new(Queue {
+            loader: loader.clone(),
+            epoch,
+            step_starts,
+            max_batches: config.max_batches.max(1),
+            max_bytes: config.max_bytes,
+            state: Mutex::new(state),
+            room: Condvar::new(),
+            ready: Condvar::new(),
+        });
+        let workers = (0..config.threads.max(1)).map(|_| {
+            let queue = queue.clone();
+            std::thread::spawn(move || queue.work())
+        });
+        Batches { workers: workers.collect(), queue, next_step: first_step }
+    }
+
+    /// Batches left.
+    pub fn remaining(&self) -> usize {
+        self.queue.epoch.steps.len() - self.next_step
+    }
+
+    fn next_batch(&mut self) -> Option<Result<HostBatch>> {
+        let shape = *self.queue.epoch.steps.get(self.next_step)?;
+        let begin = Instant::now();
+        let slots = self.queue.take_step(self.next_step);
+        self.next_step += 1;
+        let mut batch = HostBatch {
+            shape,
+            clips: Vec::with_capacity(shape.clips),
+            labels: Vec::with_capacity(shape.clips),
+            names: Vec::with_capacity(shape.clips),
+            indices: Vec::with_capacity(shape.clips),
+            data_wait_s: begin.elapsed().as_secs_f64(),
+        };
+        let source = &self.queue.loader.source;
+        for slot in slots {
+            match slot {
+                Ok(Some((idx, clip))) => {
+                    batch.clips.push(clip);
+                    batch.labels.push(source.label(idx));
+                    batch.names.push(source.name(idx));
+                    batch.indices.push(idx);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.next_step = self.queue.epoch.steps.len();
+                    return Some(Err(error));
+                }
+            }
+        }
+        batch.shape.clips = batch.clips.len();
+        Some(Ok(batch))
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<HostBatch>;
+
+    fn next(&mut self) -> Option<Result<HostBatch>> {
+        loop {
+            // An evaluation batch of bad clips alone is passed over.
+            match self.next_batch()? {
+                Ok(batch) if batch.clips.is_empty() => {}
+                result => return Some(result),
+            }
+        }
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        lock(&self.queue.state).stop = true;
+        self.queue.room.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its clips; there is nothing to learn from one that died.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Queue {
+    /// A worker: claims the next slot when there is room, fills it, until none is left.
+    fn work(&self) {
+        while let Some(slot) = self.claim() {
+            let result = self.fill(slot);
+            let mut state = lock(&self.state);
+            state.done_bytes += bytes_of(&result);
+            state.done.insert(slot, result);
+            self.ready.notify_one();
+        }
+    }
+
+    fn claim(&self) -> Option<usize> {
+        let mut state = lock(&self.state);
+        loop {
+            let slot = state.next_slot;
+            if state.stop || slot >= self.epoch.order.len() {
+                return None;
+            }
+            let step = self.step_of(slot);
+            let in_bounds = step < state.current_step + self.max_batches && state.done_bytes < self.max_bytes;
+            if step <= state.current_step || in_bounds {
+                state.next_slot += 1;
+                return Some(slot);
+            }
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn step_of(&self, slot: usize) -> usize {
+        self.step_starts.partition_point(|&start| start <= slot) - 1
+    }
+
+    fn fill(&self, slot: usize) -> SlotResult {
+        let (loader, idx, shape) = (&self.loader, self.epoch.order[slot], &self.epoch.steps[self.step_of(slot)]);
+        match self.epoch.number {
+            Some(epoch) => loader.train_clip(epoch, slot, idx, shape).map(Some),
+            None => Ok(loader.try_clip(idx, &mut |info| loader.sampling.eval(info, shape)).map(|clip| (idx, clip))),
+        }
+    }
+
+    /// Waits for all slots of `step` and takes them out, in order.
+    fn take_step(&self, step: usize) -> Vec<SlotResult> {
+        let (begin, end) = (self.step_starts[step], self.step_starts[step + 1]);
+        let mut state = lock(&self.state);
+        state.current_step = step;
+        self.room.notify_all();
+        while state.done.range(begin..end).count() < end - begin {
+            state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let slots: Vec<SlotResult> = (begin..end).filter_map(|slot| state.done.remove(&slot)).collect();
+        state.done_bytes -= slots.iter().map(bytes_of).sum::<usize>();
+        // The batch leaves with the caller: work on the one after it.
+        state.current_step = step + 1;
+        self.room.notify_all();
+        slots
+    }
+}
+
+fn bytes_of(result: &SlotResult) -> usize {
+    result.as_ref().ok().and_then(Option::as_ref).map_or(0, |(_, clip)| clip.bytes.len())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that can panic runs while one of these locks is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
