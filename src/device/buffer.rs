@@ -4,7 +4,9 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
 use std::sync::{Arc, RwLock};
 
-use super::Device;
+use cudarc::driver::result;
+
+use super::{CudaDevice, Device};
 use crate::error::{Error, Result};
 
 /// Alignment of every buffer, in bytes: what TMA and vector loads ask for, and a multiple of a cache line.
@@ -57,20 +59,65 @@ pub struct Buffer {
 pub(super) struct Memory {
     pub(super) device: Device,
     pub(super) len_bytes: usize,
-    pub(super) host: NonNull<u8>,
+    pub(super) place: Place,
     /// Taken for the duration of a host-side op: shared to read, exclusive to write.
     pub(super) lock: RwLock<()>,
 }
 
-// SAFETY: the memory is reached only through `with_host`, which holds `lock` shared for reading and exclusively for writing.
+/// Where memory lies, which says who frees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    /// Ordinary memory of the process.
+    Host(NonNull<u8>),
+    /// Memory of the emulator: the host reaches it, and every byte outside of it is watched.
+    #[cfg(feature = "simt")]
+    Simt(NonNull<u8>),
+    /// A GPU's memory.
+    Cuda(u64),
+    /// A GPU's memory that someone else frees.
+    Borrowed(u64),
+}
+
+// SAFETY: the memory is reached only through `with_host`, `Slice::write_bytes` and `Slice::read_bytes`, which hold `lock`
+// shared for reading and exclusively for writing, and through kernels, whose duties `launch` states.
 unsafe impl Send for Memory {}
 // SAFETY: as above.
 unsafe impl Sync for Memory {}
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: `host` came from `alloc_zeroed` with this very layout in `Buffer::zeroed`.
-        unsafe { dealloc(self.host.as_ptr(), layout(self.len_bytes)) }
+        match (self.place, &self.device) {
+            // SAFETY: it came from `alloc_zeroed` with this very layout in `Buffer::zeroed`.
+            (Place::Host(start), _) => unsafe { dealloc(start.as_ptr(), layout(self.len_bytes)) },
+            #[cfg(feature = "simt")]
+            // SAFETY: it came from `simt::allocate`, and emulated work is done when its launch returns.
+            (Place::Simt(start), _) => unsafe { super::simt::free(start) },
+            // SAFETY: it came from `allocate` of that device in `Buffer::zeroed`.
+            (Place::Cuda(address), Device::Cuda(device)) => unsafe { device.free(address) },
+            (Place::Cuda(_) | Place::Borrowed(_), _) => {}
+        }
+    }
+}
+
+impl Memory {
+    /// Where the host reaches it, if it does.
+    pub(super) fn host(&self) -> Option<NonNull<u8>> {
+        match self.place {
+            Place::Host(start) => Some(start),
+            #[cfg(feature = "simt")]
+            Place::Simt(start) => Some(start),
+            Place::Cuda(_) | Place::Borrowed(_) => None,
+        }
+    }
+
+    /// Where kernels reach it.
+    fn address(&self) -> u64 {
+        match self.place {
+            Place::Host(start) => start.as_ptr() as u64,
+            #[cfg(feature = "simt")]
+            Place::Simt(start) => start.as_ptr() as u64,
+            Place::Cuda(address) | Place::Borrowed(address) => address,
+        }
     }
 }
 
@@ -79,19 +126,37 @@ fn layout(len_bytes: usize) -> Layout {
 }
 
 impl Buffer {
-    /// `len_bytes` of zeroed memory on `device`, aligned to 256 bytes.
+    /// `len_bytes` of zeroed memory on `device`, aligned to 256 bytes (on `Simt` to 16, so that the end can touch a guard
+    /// page).
     pub fn zeroed(device: &Device, len_bytes: usize) -> Result<Buffer> {
         let out_of_memory =
             || Error::Driver { op: "allocate".into(), message: format!("{len_bytes} bytes are not to be had") };
         Layout::from_size_align(len_bytes.max(1), ALIGNMENT_BYTES).map_err(|_| out_of_memory())?;
-        match device {
+        let place = match device {
+            // SAFETY: the layout has a non-zero size.
             Device::Cpu => {
-                // SAFETY: the layout has a non-zero size.
-                let host = NonNull::new(unsafe { alloc_zeroed(layout(len_bytes)) }).ok_or_else(out_of_memory)?;
-                let memory = Memory { device: device.clone(), len_bytes, host, lock: RwLock::new(()) };
-                Ok(Buffer { memory: Arc::new(memory) })
+                Place::Host(NonNull::new(unsafe { alloc_zeroed(layout(len_bytes)) }).ok_or_else(out_of_memory)?)
             }
+            Device::Cuda(device) => Place::Cuda(device.allocate(len_bytes)?),
+            #[cfg(not(feature = "simt"))]
+            Device::Simt => return Err(Error::NoDevice("this program was built without the feature `simt`".into())),
+            #[cfg(feature = "simt")]
+            Device::Simt => Place::Simt(super::simt::allocate(len_bytes).ok_or_else(out_of_memory)?),
+        };
+        Ok(Buffer::of(device.clone(), len_bytes, place))
+    }
+
+    fn of(device: Device, len_bytes: usize, place: Place) -> Buffer {
+        Buffer { memory: Arc::new(Memory { device, len_bytes, place, lock: RwLock::new(()) }) }
+    }
+
+    /// # Safety
+    /// As [`Buffer::from_raw`].
+    pub(super) unsafe fn borrowed(device: &CudaDevice, address: u64, len_bytes: usize) -> Result<Buffer> {
+        if !address.is_multiple_of(ALIGNMENT_BYTES as u64) {
+            return Err(Error::shape("buffer", format!("address {address:#x} is no multiple of {ALIGNMENT_BYTES}")));
         }
+        Ok(Buffer::of(Device::Cuda(device.clone()), len_bytes, Place::Borrowed(address)))
     }
 
     /// A new buffer that holds `values`, as a slice over the whole of it.
@@ -182,19 +247,83 @@ impl Slice {
         self.offset_bytes
     }
 
-    /// Copies `values` to the device, and waits for it.
+    /// Its size in bytes.
+    pub fn len_bytes(&self) -> usize {
+        self.len * self.dtype.size_bytes()
+    }
+
+    /// Copies `values` to the device: after the work that is queued there, and done when the call returns.
     pub fn write<T: Element>(&self, values: &[T]) -> Result<()> {
         if values.len() != self.len {
             return Err(Error::shape("write", format!("expected {} elements, got {}", self.len, values.len())));
         }
-        super::with_host([], [self], |[], [mut to]| {
-            to.get_mut::<T>()?.copy_from_slice(values);
-            Ok(())
-        })
+        super::host_access::check_dtype::<T>(self.dtype)?;
+        self.write_bytes(bytemuck::cast_slice(values))
     }
 
-    /// Copies the elements to the host, and waits for it.
+    /// Copies the elements to the host, after the work that is queued on the device.
     pub fn read<T: Element>(&self) -> Result<Vec<T>> {
-        super::with_host([self], [], |[from], []| Ok(from.get::<T>()?.to_vec()))
+        super::host_access::check_dtype::<T>(self.dtype)?;
+        let mut values = vec![T::zeroed(); self.len];
+        self.read_bytes(bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+
+    /// Address of the first element, as kernels see it: a device pointer on `Cuda`, a host pointer elsewhere. It stays valid
+    /// as long as this slice.
+    pub fn address(&self) -> u64 {
+        self.buffer.memory.address() + self.offset_bytes as u64
+    }
+
+    /// Fails unless the memory is on `device`.
+    pub(crate) fn check_device(&self, device: &Device, op: &'static str) -> Result<()> {
+        if self.device() == device {
+            return Ok(());
+        }
+        Err(Error::shape(op, format!("the stream is on {device}, the memory on {}", self.device())))
+    }
+
+    /// Copies `bytes` (as many as the slice has) to the slice and waits.
+    pub(super) fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
+        debug_assert_eq!(bytes.len(), self.len_bytes());
+        let memory = &self.buffer.memory;
+        match (memory.host(), &memory.device) {
+            (Some(start), _) => {
+                let _guard = memory.lock.write().unwrap_or_else(|p| p.into_inner());
+                // SAFETY: the range was checked when the slice was made; the lock is held exclusively.
+                unsafe {
+                    start.as_ptr().add(self.offset_bytes).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+                }
+                Ok(())
+            }
+            (None, Device::Cuda(device)) => {
+                device.synchronize()?;
+                // SAFETY: the range was checked when the slice was made, and the device is idle.
+                device.with_context("write", || unsafe { result::memcpy_htod_sync(self.address(), bytes) })
+            }
+            (None, _) => unreachable!("only a GPU's memory is out of the host's reach"),
+        }
+    }
+
+    /// Copies the slice to `bytes` (as many as the slice has) and waits.
+    pub(super) fn read_bytes(&self, bytes: &mut [u8]) -> Result<()> {
+        debug_assert_eq!(bytes.len(), self.len_bytes());
+        let memory = &self.buffer.memory;
+        match (memory.host(), &memory.device) {
+            (Some(start), _) => {
+                let _guard = memory.lock.read().unwrap_or_else(|p| p.into_inner());
+                // SAFETY: the range was checked when the slice was made; the lock is held.
+                unsafe {
+                    bytes.as_mut_ptr().copy_from_nonoverlapping(start.as_ptr().add(self.offset_bytes), bytes.len());
+                }
+                Ok(())
+            }
+            (None, Device::Cuda(device)) => {
+                device.synchronize()?;
+                // SAFETY: the range was checked when the slice was made, and the device is idle.
+                device.with_context("read", || unsafe { result::memcpy_dtoh_sync(bytes, self.address()) })
+            }
+            (None, _) => unreachable!("only a GPU's memory is out of the host's reach"),
+        }
     }
 }

@@ -19,7 +19,7 @@ pub struct HostWrite<'a> {
     bytes: &'a mut [u8],
 }
 
-fn check_dtype<T: Element>(dtype: DType) -> Result<()> {
+pub(super) fn check_dtype<T: Element>(dtype: DType) -> Result<()> {
     if dtype == T::DTYPE {
         return Ok(());
     }
@@ -106,8 +106,9 @@ unsafe fn host_write<'a>(slice: &'a Slice) -> HostWrite<'a> {
 }
 
 fn start(slice: &Slice) -> *mut u8 {
+    let Some(host) = slice.buffer.memory.host() else { unreachable!("`lock_all` takes host memory only") };
     // SAFETY: the offset lies inside the allocation; checked when the slice was made.
-    unsafe { slice.buffer.memory.host.as_ptr().add(slice.offset_bytes) }
+    unsafe { host.as_ptr().add(slice.offset_bytes) }
 }
 
 fn range(slice: &Slice) -> (*const Memory, usize, usize) {
@@ -115,7 +116,7 @@ fn range(slice: &Slice) -> (*const Memory, usize, usize) {
     (std::sync::Arc::as_ptr(&slice.buffer.memory), slice.offset_bytes, slice.offset_bytes + len_bytes)
 }
 
-fn check_overlap(reads: &[&Slice], writes: &[&Slice]) -> Result<()> {
+pub(super) fn check_overlap(reads: &[&Slice], writes: &[&Slice]) -> Result<()> {
     for (i, write) in writes.iter().enumerate() {
         let (memory, start, end) = range(write);
         for other in reads.iter().chain(&writes[i + 1..]) {

@@ -3,20 +3,41 @@
 //!
 //! | concept | type |
 //! |---|---|
-//! | where work runs | [`Device`] |
+//! | where work runs | [`Device`], chosen by [`Device::select`] |
 //! | memory there | [`Buffer`], and a typed part of one: [`Slice`] |
 //! | in-order queue of work | [`Stream`] |
+//! | a point in a stream, to wait for or to measure between | [`Event`] |
+//! | host memory that copies overlap with | [`Pinned`] |
 //! | activations in memory | [`Tensor`] |
+//! | a kernel on its way to the device | [`launch`] |
+//! | memory and streams of other CUDA code | [`interop`] |
 
 mod buffer;
+mod cuda;
+#[cfg(feature = "cust")]
+pub mod cust_interop;
+mod event;
 mod host_access;
+pub mod interop;
+pub mod kernels;
+pub mod launch;
+mod pinned;
+mod select;
+#[cfg(feature = "simt")]
+pub mod simt;
+mod stream;
 mod tensor;
 
 pub use buffer::{Buffer, DType, Element, Slice};
+pub use cuda::{CudaDevice, Gpu};
+pub use event::Event;
 pub use host_access::{HostRead, HostWrite, with_host, with_host_lists};
+pub use launch::LaunchConfig;
+pub use pinned::Pinned;
+pub use stream::Stream;
 pub use tensor::{ActMut, ActRef, Tensor};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// Where work runs. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,38 +45,38 @@ use crate::error::Result;
 pub enum Device {
     /// Native Rust on the host's cores.
     Cpu,
+    /// A GPU, through its driver.
+    Cuda(CudaDevice),
+    /// The CUDA kernels on the host's cores, emulated: for tests. Slow, and strict about races and bounds.
+    Simt,
 }
 
 impl Device {
     /// Waits until all work queued on the device has finished.
     pub fn synchronize(&self) -> Result<()> {
         match self {
-            Device::Cpu => Ok(()),
+            Device::Cuda(cuda) => cuda.synchronize(),
+            _ => Ok(()),
         }
     }
 
     /// A new in-order queue of work.
     pub fn stream(&self) -> Result<Stream> {
+        Stream::new(self)
+    }
+
+    /// Where a kernel is asked for that the device has not.
+    pub(crate) fn no_kernel(&self, op: &str) -> Error {
+        Error::unsupported(op, format!("there is no kernel for {self} yet; use the cpu executor"))
+    }
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Device::Cpu => Ok(Stream { device: self.clone() }),
+            Device::Cpu => write!(f, "cpu"),
+            Device::Cuda(cuda) => write!(f, "cuda:{} ({})", cuda.gpu().ordinal, cuda.gpu().name),
+            Device::Simt => write!(f, "simt"),
         }
-    }
-}
-
-/// An in-order queue of work on one device. On `Cpu` and `Simt` work is done when the call returns.
-#[derive(Clone, Debug)]
-pub struct Stream {
-    device: Device,
-}
-
-impl Stream {
-    /// The device that the stream belongs to.
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// Waits until all work queued on the stream has finished.
-    pub fn synchronize(&self) -> Result<()> {
-        self.device.synchronize()
     }
 }

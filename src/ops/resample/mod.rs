@@ -165,6 +165,7 @@ pub fn forward(
     }
     match stream.device() {
         Device::Cpu => cpu::forward(op, clips, pathways),
+        other => Err(other.no_kernel(OP)),
     }
 }
 

@@ -23,6 +23,7 @@ pub fn forward(stream: &Stream, align_corners: bool, input: &Tensor, output: &Te
     let axes = Axis::of(align_corners, input.shape(), output.shape());
     match stream.device() {
         Device::Cpu => cpu::forward(&axes, input, output),
+        other => Err(other.no_kernel("resize forward")),
     }
 }
 
@@ -35,6 +36,7 @@ pub fn grad_input(stream: &Stream, align_corners: bool, grad_output: &Tensor, gr
     let axes = Axis::of(align_corners, grad_input.shape(), grad_output.shape());
     match stream.device() {
         Device::Cpu => cpu::grad_input(&axes, grad_output, grad_input),
+        other => Err(other.no_kernel("resize grad_input")),
     }
 }
 

@@ -1,0 +1,234 @@
+//! The CUDA driver, loaded at run time: a machine without one gets a typed error. Everything here runs in the primary
+//! context of a GPU, which other CUDA code in the process (PyTorch, `cust`) shares.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, result, sys};
+use cudarc::nvrtc::Ptx;
+
+use super::kernels;
+use crate::error::{Error, Result};
+
+/// Lowest driver that runs the embedded kernels, as `cuDriverGetVersion` counts: 13.0, which drivers from 580 on have.
+const MIN_DRIVER_VERSION: i32 = 13000;
+
+/// What the driver tells about a GPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// Its number, as in `cuda:N`.
+    pub ordinal: usize,
+    /// Its name.
+    pub name: String,
+    /// Compute capability, such as (9, 0).
+    pub compute_capability: (i32, i32),
+    /// Memory.
+    pub memory_bytes: usize,
+    /// Streaming multiprocessors.
+    pub num_sms: usize,
+    /// Largest shared memory that a block may ask for.
+    pub max_shared_bytes: usize,
+}
+
+/// An opened GPU with the compiled kernels loaded. Cheap to clone.
+#[derive(Clone)]
+pub struct CudaDevice {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    gpu: Gpu,
+    module: Arc<CudaModule>,
+    /// Kernels that were launched, with the dynamic shared memory that they may use so far.
+    functions: Mutex<HashMap<String, (CudaFunction, u32)>>,
+    context: Arc<CudaContext>,
+}
+
+impl PartialEq for CudaDevice {
+    fn eq(&self, other: &Self) -> bool {
+        self.inner.context == other.inner.context
+    }
+}
+
+impl Eq for CudaDevice {}
+
+impl std::fmt::Debug for CudaDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cuda:{}", self.inner.gpu.ordinal)
+    }
+}
+
+/// The driver's words for `error`, as an error of `op`.
+pub(super) fn driver_error(op: &str, error: DriverError) -> Error {
+    let text = |text: Result<&std::ffi::CStr, DriverError>| {
+        text.map(|t| t.to_string_lossy().into_owned()).unwrap_or_else(|_| "unknown error".into())
+    };
+    let message =
+        catch_unwind(AssertUnwindSafe(|| format!("{}: {}", text(error.error_name()), text(error.error_string()))))
+            .unwrap_or_else(|_| format!("driver error {}", error.0 as u32));
+    Error::Driver { op: op.into(), message }
+}
+
+/// Turns a panic of `call` into [`Error::NoDevice`]: cudarc panics where a driver lacks a symbol.
+fn without_panics<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let outcome = catch_unwind(AssertUnwindSafe(call));
+    std::panic::set_hook(hook);
+    outcome.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "the driver library is unusable".into());
+        Err(Error::NoDevice(format!("the CUDA driver cannot be used: {text}. Install a driver from 580 on")))
+    })
+}
+
+/// Checks that there is a driver, and that it is new enough. Answers its version, such as 13000.
+fn driver_version() -> Result<i32> {
+    // SAFETY: looks for the library and closes it again; no function of it is called.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::NoDevice(
+            "there is no CUDA driver (libcuda.so was not found). Install one, or use cpu".into(),
+        ));
+    }
+    let mut version = 0;
+    // SAFETY: the pointer is valid for the call. This is the one function that every driver has and that needs no init.
+    let status = unsafe { sys::cuDriverGetVersion(&mut version) };
+    if status != sys::CUresult::CUDA_SUCCESS {
+        return Err(Error::NoDevice(format!("the CUDA driver does not tell its version (error {})", status as u32)));
+    }
+    if version < MIN_DRIVER_VERSION {
+        return Err(Error::NoDevice(format!(
+            "the CUDA driver is for CUDA {}, the kernels need 13.0: install a driver from 580 on, or use cpu",
+            version_text(version)
+        )));
+    }
+    Ok(version)
+}
+
+fn version_text(version: i32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
+/// All GPUs of the machine with the driver's version, or why there are none.
+pub(super) fn list() -> Result<(String, Vec<Gpu>)> {
+    without_panics(|| {
+        let version = driver_version()?;
+        let no_device = |e: DriverError| Error::NoDevice(driver_error("cuInit", e).to_string());
+        let count = CudaContext::device_count().map_err(no_device)?;
+        if count == 0 {
+            return Err(Error::NoDevice("the CUDA driver sees no GPU".into()));
+        }
+        let gpus = (0..count as usize).map(describe).collect::<Result<_, _>>().map_err(no_device)?;
+        Ok((version_text(version), gpus))
+    })
+}
+
+fn describe(ordinal: usize) -> Result<Gpu, DriverError> {
+    use sys::CUdevice_attribute as A;
+    let device = result::device::get(ordinal as i32)?;
+    // SAFETY: `device` was answered by the driver.
+    let attribute = |a| unsafe { result::device::get_attribute(device, a) };
+    Ok(Gpu {
+        ordinal,
+        name: result::device::get_name(device)?,
+        compute_capability: (
+            attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        // SAFETY: as above.
+        memory_bytes: unsafe { result::device::total_mem(device) }?,
+        num_sms: attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as usize,
+        max_shared_bytes: attribute(A::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize,
+    })
+}
+
+impl CudaDevice {
+    /// Opens GPU `ordinal` and loads the kernels.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] without a driver, with one that is too old, without GPUs, for a number that there is not, for a
+    /// GPU older than the kernels, and when no kernels are compiled in.
+    pub fn open(ordinal: usize) -> Result<CudaDevice> {
+        let (_, gpus) = list()?;
+        let Some(gpu) = gpus.get(ordinal).cloned() else {
+            return Err(Error::NoDevice(format!("cuda:{ordinal} does not exist: there are {} GPUs", gpus.len())));
+        };
+        let Some(fatbin) = kernels::FATBIN else {
+            return Err(Error::NoDevice(format!(
+                "{} is there, but this program was built without nvcc and has no kernels: run `make cuda-toolkit` or set \
+                 CUDA_HOME, then build again",
+                gpu.name
+            )));
+        };
+        without_panics(|| {
+            let failed = |e: DriverError| {
+                let error = driver_error("loading the kernels", e);
+                Error::NoDevice(format!("{} (compute capability {:?}): {error}", gpu.name, gpu.compute_capability))
+            };
+            let context = CudaContext::new(ordinal).map_err(failed)?;
+            let module = context.load_module(Ptx::from_binary(fatbin.to_vec())).map_err(failed)?;
+            let functions = Mutex::new(HashMap::new());
+            Ok(CudaDevice { inner: Arc::new(Inner { gpu: gpu.clone(), module, functions, context }) })
+        })
+    }
+
+    /// What the driver tells about it.
+    pub fn gpu(&self) -> &Gpu {
+        &self.inner.gpu
+    }
+
+    pub(super) fn context(&self) -> &Arc<CudaContext> {
+        &self.inner.context
+    }
+
+    pub(super) fn synchronize(&self) -> Result<()> {
+        self.inner.context.synchronize().map_err(|e| driver_error("synchronize", e))
+    }
+
+    /// Runs `call` with the context bound to this thread.
+    pub(super) fn with_context<T>(
+        &self,
+        op: &str,
+        call: impl FnOnce() -> std::result::Result<T, DriverError>,
+    ) -> Result<T> {
+        self.inner.context.bind_to_thread().and_then(|()| call()).map_err(|e| driver_error(op, e))
+    }
+
+    /// `len_bytes` of zeroed memory.
+    pub(super) fn allocate(&self, len_bytes: usize) -> Result<u64> {
+        self.with_context(&format!("allocate {len_bytes} bytes"), || {
+            // SAFETY: the memory is zeroed before anyone sees it, and freed by `free` alone.
+            unsafe {
+                let address = result::malloc_sync(len_bytes.max(1))?;
+                result::memset_d8_sync(address, 0, len_bytes.max(1))?;
+                Ok(address)
+            }
+        })
+    }
+
+    /// Frees what [`CudaDevice::allocate`] gave. The driver waits for kernels that still use it.
+    ///
+    /// # Safety
+    /// `address` came from `allocate` of this device, is freed once, and no work is queued on it later.
+    pub(super) unsafe fn free(&self, address: u64) {
+        // A failure can only mean that the context is gone, and the memory with it.
+        // SAFETY: the caller's duty.
+        let _ = self.with_context("free", || unsafe { result::free_sync(address) });
+    }
+
+    /// The kernel `name`, allowed to use `shared_bytes` of dynamic shared memory.
+    pub(super) fn function(&self, name: &str, shared_bytes: u32) -> Result<sys::CUfunction> {
+        let mut functions = self.inner.functions.lock().unwrap_or_else(|p| p.into_inner());
+        if !functions.contains_key(name) {
+            let function = self.inner.module.load_function(name).map_err(|e| driver_error(name, e))?;
+            functions.insert(name.to_string(), (function, 48 << 10));
+        }
+        let Some((function, allowed)) = functions.get_mut(name) else { unreachable!("inserted above") };
+        if shared_bytes > *allowed {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(attribute, shared_bytes as i32).map_err(|e| driver_error(name, e))?;
+            *allowed = shared_bytes;
+        }
+        Ok(function.cu_function())
+    }
+}

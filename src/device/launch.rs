@@ -1,0 +1,114 @@
+//! The one way a kernel is started, on the driver and on the emulator alike: by its name, with grid, block and dynamic
+//! shared memory, and with the arguments as bytes: as a rule one plain struct by value.
+
+use std::ffi::c_void;
+
+use super::{CudaDevice, Device, Slice, Stream};
+use crate::error::{Error, Result};
+
+/// How many threads a kernel is launched with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaunchConfig {
+    /// Blocks in x, y and z.
+    pub grid: [u32; 3],
+    /// Threads of a block in x, y and z.
+    pub block: [u32; 3],
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared_bytes: u32,
+}
+
+/// Launches `kernel` on `stream`; `op` names it in errors. `arguments` hold the bytes of its parameters in order, each of the very size of the
+/// kernel's own type: as a rule one plain struct by value (`bytemuck::bytes_of`), after it tensor maps, if any. They are
+/// copied before the call returns.
+///
+/// With `VCYCLE_SYNC=1` in the environment every launch is waited for, so that an error names the op that caused it.
+///
+/// # Errors
+/// `Unsupported` on a device that runs no kernels, `Driver` when the kernel is unknown, refused or fails.
+///
+/// # Safety
+/// - Every address in `arguments` is of memory that lives on the stream's device until the launch has finished, and that
+///   is as large as the kernel's contract says for the other parameters.
+/// - Nobody else reads what the kernel writes, or writes what it reads or writes, until it has finished.
+pub unsafe fn launch(stream: &Stream, op: &str, kernel: &str, config: LaunchConfig, arguments: &[&[u8]]) -> Result<()> {
+    match stream.device() {
+        Device::Cpu => {
+            return Err(Error::unsupported(
+                op,
+                format!("the device `cpu` runs no kernels such as {kernel}; ops have a native form there"),
+            ));
+        }
+        // SAFETY: the caller's duties are the same.
+        Device::Cuda(device) => unsafe { launch_on_gpu(device, stream, op, kernel, config, arguments) }?,
+        #[cfg(feature = "simt")]
+        // SAFETY: the caller's duties are the same.
+        Device::Simt => unsafe { super::simt::launch(op, kernel, &config, arguments) }?,
+        #[cfg(not(feature = "simt"))]
+        Device::Simt => return Err(Error::NoDevice("this program was built without the feature `simt`".into())),
+    }
+    if waits_after_each_launch() {
+        stream.synchronize().map_err(|e| Error::Driver { op: op.into(), message: format!("{kernel}: {e}") })?;
+    }
+    Ok(())
+}
+
+/// # Safety
+/// As [`launch`].
+unsafe fn launch_on_gpu(
+    device: &CudaDevice,
+    stream: &Stream,
+    op: &str,
+    kernel: &str,
+    config: LaunchConfig,
+    arguments: &[&[u8]],
+) -> Result<()> {
+    const MAX_ARGUMENTS: usize = 8;
+    let Some(queue) = &stream.cuda else { unreachable!("a stream of a GPU has a queue") };
+    let function = device.function(kernel, config.shared_bytes)?;
+    if arguments.len() > MAX_ARGUMENTS {
+        return Err(Error::unsupported(op, format!("kernel {kernel}: more than {MAX_ARGUMENTS} arguments")));
+    }
+    let mut pointers = [std::ptr::null_mut::<c_void>(); MAX_ARGUMENTS];
+    for (pointer, argument) in pointers.iter_mut().zip(arguments) {
+        // The driver only reads through it.
+        *pointer = argument.as_ptr().cast_mut().cast();
+    }
+    let ([gx, gy, gz], [bx, by, bz], shared) = (config.grid, config.block, config.shared_bytes);
+    // SAFETY: the caller's duties; `function` belongs to the context that is bound, the arguments outlive the call.
+    device.with_context(op, || unsafe {
+        cudarc::driver::result::launch_kernel(
+            function,
+            (gx, gy, gz),
+            (bx, by, bz),
+            shared,
+            queue.cu_stream(),
+            &mut pointers[..arguments.len()],
+        )
+    })
+}
+
+fn waits_after_each_launch() -> bool {
+    static WAITS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *WAITS.get_or_init(|| std::env::var_os("VCYCLE_SYNC").is_some_and(|v| v == "1"))
+}
+
+/// [`launch`] for the ops of this crate: `params` receives the addresses of `reads` and `writes`, after it was checked that
+/// they lie on the stream's device and that nothing written overlaps anything else. `op` names it in errors.
+pub(crate) fn run<P: bytemuck::Pod, const R: usize, const W: usize>(
+    stream: &Stream,
+    op: &'static str,
+    kernel: &str,
+    config: LaunchConfig,
+    reads: [&Slice; R],
+    writes: [&Slice; W],
+    params: impl FnOnce([u64; R], [u64; W]) -> P,
+) -> Result<()> {
+    for slice in reads.iter().chain(&writes) {
+        slice.check_device(stream.device(), op)?;
+    }
+    super::host_access::check_overlap(&reads, &writes)?;
+    let params = params(reads.map(Slice::address), writes.map(Slice::address));
+    // SAFETY: kernels and their params are parts of this crate: sizes are asserted on both sides, and an op checks its
+    // shapes against the lengths of these slices before it comes here. Buffers outlive queued work, because freeing waits.
+    unsafe { launch(stream, op, kernel, config, &[bytemuck::bytes_of(&params)]) }
+}

@@ -1,0 +1,83 @@
+//! `--device`: which executor a user's word means.
+
+use super::{CudaDevice, Device, Gpu, cuda};
+use crate::error::{Error, Result};
+
+impl Device {
+    /// The device that `spec` names, with a sentence about the choice for the caller to print.
+    ///
+    /// | spec | meaning |
+    /// |---|---|
+    /// | `auto` | the first GPU if it can be used, else `cpu`; the sentence says why |
+    /// | `cuda`, `cuda:N` | GPU 0, GPU N, or an error |
+    /// | `cpu` | native Rust |
+    /// | `simt` | the emulator, in builds with the feature `simt` |
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] for a device that cannot be used, [`Error::Config`] for any other word.
+    pub fn select(spec: &str) -> Result<(Device, String)> {
+        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
+        let cpu = || format!("device: cpu, {} of {} cores", rayon::current_num_threads(), cores());
+        match spec {
+            "cpu" => Ok((Device::Cpu, cpu())),
+            "auto" => match CudaDevice::open(0) {
+                Ok(device) => Ok((Device::Cuda(device.clone()), chosen(device.gpu()))),
+                Err(reason) => Ok((Device::Cpu, format!("{} ({reason})", cpu()))),
+            },
+            "simt" => {
+                check_emulator()?;
+                Ok((Device::Simt, "device: simt, the emulator of CUDA kernels".into()))
+            }
+            _ => {
+                let device = CudaDevice::open(ordinal(spec)?)?;
+                Ok((Device::Cuda(device.clone()), chosen(device.gpu())))
+            }
+        }
+    }
+
+    /// The CUDA version of the driver and all GPUs of the machine, usable or not.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`] with the reason why there are none.
+    pub fn gpus() -> Result<(String, Vec<Gpu>)> {
+        cuda::list()
+    }
+}
+
+#[cfg(feature = "simt")]
+fn check_emulator() -> Result<()> {
+    super::simt::check_processor()
+}
+
+#[cfg(not(feature = "simt"))]
+fn check_emulator() -> Result<()> {
+    Err(Error::NoDevice("this program was built without the feature `simt`".into()))
+}
+
+fn chosen(gpu: &Gpu) -> String {
+    let (major, minor) = gpu.compute_capability;
+    let gib = gpu.memory_bytes as f64 / (1u64 << 30) as f64;
+    format!("device: cuda:{}, {} ({major}.{minor}, {gib:.0} GiB, {} SMs)", gpu.ordinal, gpu.name, gpu.num_sms)
+}
+
+fn ordinal(spec: &str) -> Result<usize> {
+    let unknown = || Error::Config(format!("device `{spec}`: expected auto, cpu, cuda, cuda:N or simt"));
+    match spec.strip_prefix("cuda").ok_or_else(unknown)? {
+        "" => Ok(0),
+        rest => rest.strip_prefix(':').and_then(|n| n.parse().ok()).ok_or_else(unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinals() {
+        assert_eq!(ordinal("cuda").unwrap(), 0);
+        assert_eq!(ordinal("cuda:3").unwrap(), 3);
+        for bad in ["gpu", "cuda:", "cuda:x", "cuda3", ""] {
+            assert!(matches!(ordinal(bad), Err(Error::Config(_))), "{bad}");
+        }
+    }
+}
