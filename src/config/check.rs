@@ -19,8 +19,8 @@ impl Config {
         self.num_gpus.max(1)
     }
 
-    /// What the schedule needs: checked on loading.
-    pub(super) fn check(&self) -> Result<(), String> {
+    /// What the schedule needs; loading checks it, and the schedule again for structs filled in by hand.
+    pub(crate) fn check(&self) -> Result<(), String> {
         self.check_data()?;
         self.check_solver()?;
         self.check_multigrid()?;
