@@ -1,6 +1,7 @@
 //! One integration binary. A module per op under the op's name; `golden/` holds what all golden tests share;
 //! the other modules are named after the part of `src/` that they test.
 
+mod compare;
 mod executors;
 mod golden;
 

@@ -6,6 +6,7 @@
 
 mod cpu;
 mod fold;
+pub mod reference;
 
 pub use fold::fold_split_statistics;
 
@@ -236,26 +237,24 @@ pub fn backward(
         let (x, g) = (input.view(x.get()?), grad_output.view(g.get()?));
         Ok(cpu::gradient_sums(op, x, y, g, stats.get()?, dgamma.into_mut()?, dbeta.into_mut()?, workspace.into_mut()?))
     })?;
-    let source = if check::same_memory(grad_output, grad_input) {
-        cpu::GradAt::Input
-    } else if grad_residual.is_some_and(|(r, accumulate)| !accumulate && check::same_memory(grad_output, r)) {
-        cpu::GradAt::Residual
-    } else {
-        cpu::GradAt::Own
-    };
-    let from = if source == cpu::GradAt::Own { grad_output.memory() } else { &empty };
+    let in_input = check::same_memory(grad_output, grad_input);
+    let in_residual = grad_residual.is_some_and(|(r, accumulate)| !accumulate && check::same_memory(grad_output, r));
+    let from = if in_input || in_residual { &empty } else { grad_output.memory() };
     let residual = grad_residual.map_or(&empty, |(r, _)| r.memory());
     let reads = [input.memory(), mask, from, gamma, stats];
     with_host(reads, [grad_input.memory(), residual], |[x, y, g, gamma, stats], [dx, dr]| {
         let y = op.relu.then_some(output.view(y.get()?));
-        let g = (source == cpu::GradAt::Own).then_some(grad_output.view(g.get()?));
+        let g = match (in_input, in_residual) {
+            (true, _) => cpu::GradAt::Input,
+            (_, true) => cpu::GradAt::Residual,
+            _ => cpu::GradAt::Own(grad_output.view(g.get()?)),
+        };
         let dr = match grad_residual {
             Some((r, accumulate)) => Some((r.view_mut(dr.into_mut()?), accumulate)),
             None => None,
         };
         let slopes = cpu::Slope::of(op, stats.get()?, gamma.get()?, &sums);
-        let dx = grad_input.view_mut(dx.into_mut()?);
-        cpu::gradient(op, input.view(x.get()?), y, g, source, &slopes, dx, dr);
+        cpu::gradient(op, input.view(x.get()?), y, g, &slopes, grad_input.view_mut(dx.into_mut()?), dr);
         Ok(())
     })
 }
