@@ -13,6 +13,7 @@
 //! | memory and streams of other CUDA code | [`interop`] |
 
 mod buffer;
+pub mod cpu;
 mod cuda;
 #[cfg(feature = "cust")]
 pub mod cust_interop;

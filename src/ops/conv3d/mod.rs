@@ -8,6 +8,7 @@ mod cpu;
 #[doc(hidden)]
 pub mod reference;
 
+use crate::device::cpu::Isa;
 use crate::device::{Device, Slice, Stream, Tensor, with_host};
 #[cfg(doc)]
 use crate::error::Error;
@@ -78,7 +79,7 @@ impl Conv3d {
 /// Bytes of scratch memory that `direction` needs on the device of `stream`.
 pub fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction) -> usize {
     match stream.device() {
-        Device::Cpu => cpu::workspace_len(op, direction) * size_of::<f32>(),
+        Device::Cpu => Isa::chosen().map_or(0, |isa| cpu::workspace_len(isa, op, direction) * size_of::<f32>()),
         #[allow(unreachable_patterns)]
         _ => 0,
     }
@@ -107,6 +108,7 @@ pub fn forward(
     bias.map_or(Ok(()), |b| check::vector(OP, "bias", b, op.c_out))?;
     check::workspace(OP, workspace, workspace_bytes(stream, op, Direction::Forward))?;
     check::is_cpu(OP, stream)?;
+    let isa = Isa::chosen()?;
     let no_bias = filter.part(0, 0)?;
     with_host(
         [input.memory(), filter, bias.unwrap_or(&no_bias)],
@@ -114,6 +116,7 @@ pub fn forward(
         |[x, w, b], [mut y, scratch]| {
             let bias = bias.map(|_| b.get::<f32>()).transpose()?;
             cpu::forward(
+                isa,
                 op,
                 input.view(x.get()?),
                 w.get()?,
@@ -147,9 +150,18 @@ pub fn grad_input(
     check::vector(OP, "filter", filter, op.filter_len())?;
     check::workspace(OP, workspace, workspace_bytes(stream, op, Direction::GradInput))?;
     check::is_cpu(OP, stream)?;
+    let isa = Isa::chosen()?;
     with_host([grad_output.memory(), filter], [grad_input.memory(), workspace], |[dy, w], [mut dx, scratch]| {
         let dx = grad_input.view_mut(dx.get_mut()?);
-        cpu::grad_input(op, grad_output.view(dy.get()?), w.get()?, dx, accumulate, check::scratch(workspace, scratch)?);
+        cpu::grad_input(
+            isa,
+            op,
+            grad_output.view(dy.get()?),
+            w.get()?,
+            dx,
+            accumulate,
+            check::scratch(workspace, scratch)?,
+        );
         Ok(())
     })
 }
@@ -176,13 +188,14 @@ pub fn grad_filter(
     grad_bias.map_or(Ok(()), |b| check::vector(OP, "grad_bias", b, op.c_out))?;
     check::workspace(OP, workspace, workspace_bytes(stream, op, Direction::GradFilter))?;
     check::is_cpu(OP, stream)?;
+    let isa = Isa::chosen()?;
     let no_bias = grad_filter.part(0, 0)?;
     with_host(
         [input.memory(), grad_output.memory()],
         [grad_filter, grad_bias.unwrap_or(&no_bias), workspace],
         |[x, dy], [mut dw, mut db, scratch]| {
             let (x, dy) = (input.view(x.get()?), grad_output.view(dy.get()?));
-            cpu::grad_filter(op, x, dy, dw.get_mut()?, check::scratch(workspace, scratch)?);
+            cpu::grad_filter(isa, op, x, dy, dw.get_mut()?, check::scratch(workspace, scratch)?);
             if grad_bias.is_some() {
                 cpu::grad_bias(dy, db.get_mut()?);
             }

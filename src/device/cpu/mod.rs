@@ -1,0 +1,20 @@
+//! Vector kernels of the CPU executor: the inner loops of convolution and linear layers. Must not know of ops.
+//!
+//! | file | what |
+//! |---|---|
+//! | `isa` | which instruction set is used, chosen at run time |
+//! | `vector` | the few vector operations that kernels need, for each instruction set |
+//! | `tap_sum` | `c[row] += sum over taps of a[row, tap] B[tap]`: forward and input gradient |
+//! | `outer_sum` | `acc += sum over positions of dy[p]' x[p]`: filter gradient |
+//!
+//! The functions here are safe to call: they check every range before a kernel runs on raw pointers. Each sum has one
+//! fixed order for a given instruction set, whatever the number of threads.
+
+mod isa;
+mod outer_sum;
+mod tap_sum;
+mod vector;
+
+pub use isa::Isa;
+pub use outer_sum::{Outer, Run, add_outer_products};
+pub use tap_sum::{AxisMap, Grid, Init, Panels, add_taps};

@@ -1,0 +1,86 @@
+//! Native CPU form: no im2col. The innermost sums run over contiguous channels of the positions that a filter tap meets;
+//! filters are packed once per call. Few channels: the taps of one row are one run of values of a copy padded in w.
+
+mod grad_filter;
+mod grad_input;
+mod pack;
+mod padded;
+mod taps;
+
+use rayon::prelude::*;
+
+use super::{Conv3d, Direction};
+use crate::device::cpu::{Init, Isa, Panels, add_taps};
+use crate::device::{ActMut, ActRef};
+
+pub(super) use grad_filter::grad_filter;
+pub(super) use grad_input::grad_input;
+use pack::{Operand, pack_filter};
+use padded::PaddedRows;
+use taps::AxisTaps;
+
+/// f32 elements of scratch memory.
+pub(super) fn workspace_len(isa: Isa, op: &Conv3d, direction: Direction) -> usize {
+    match direction {
+        Direction::Forward => {
+            let axes = AxisTaps::forward(op);
+            Panels::new(isa, op.c_out / op.groups).packed_len(op.filter_taps() * op.input.c / op.groups)
+                + PaddedRows::plan(op.groups, op.input, &[&axes[2]]).map_or(0, |p| p.len())
+        }
+        Direction::GradInput => grad_input::workspace_len(isa, op),
+        Direction::GradFilter => grad_filter::workspace_len(op),
+    }
+}
+
+impl Conv3d {
+    fn filter_taps(&self) -> usize {
+        self.filter.iter().product()
+    }
+}
+
+/// `y = conv(x, w) + bias`.
+pub(super) fn forward(
+    isa: Isa,
+    op: &Conv3d,
+    x: ActRef,
+    w: &[f32],
+    bias: Option<&[f32]>,
+    y: ActMut,
+    scratch: &mut [f32],
+) {
+    let axes = AxisTaps::forward(op);
+    let (g_in, g_out) = (op.input.c / op.groups, op.c_out / op.groups);
+    let panels = Panels::new(isa, g_out);
+    let packed_len = panels.packed_len(op.filter_taps() * g_in);
+    let (packed, rest) = scratch.split_at_mut(packed_len);
+    let padded = PaddedRows::plan(op.groups, op.input, &[&axes[2]]);
+    let x = match &padded {
+        Some(padded) => padded.fill(x, rest),
+        None => x,
+    };
+    let (grid, k) = taps::grid(&axes, x, g_in, y.shape, y.pitch_c, padded.as_ref());
+    for group in 0..op.groups {
+        pack_filter(op, group, w, &axes, Operand::Forward, &panels, packed);
+        let init = bias.map_or(Init::Zero, |b| Init::Columns(&b[group * g_out..][..g_out]));
+        add_taps(&grid, &panels, &x.data[group * g_in..], k, packed, &mut y.data[group * g_out..], init);
+    }
+}
+
+/// Positions whose bias gradients are summed by one task: the same for any number of threads.
+const BIAS_POSITIONS: usize = 4096;
+
+/// Sum over all positions.
+pub(super) fn grad_bias(dy: ActRef, db: &mut [f32]) {
+    let partial = |positions: &[f32]| {
+        let mut sums = vec![0f32; dy.shape.c];
+        for position in positions.chunks(dy.pitch_c) {
+            sums.iter_mut().zip(position).for_each(|(b, v)| *b += v);
+        }
+        sums
+    };
+    let partials: Vec<_> = dy.data.par_chunks(BIAS_POSITIONS * dy.pitch_c).map(partial).collect();
+    db.fill(0.0);
+    for partial in partials {
+        db.iter_mut().zip(partial).for_each(|(b, v)| *b += v);
+    }
+}
