@@ -88,8 +88,7 @@ pub(super) fn workspace(op: &'static str, workspace: &Slice, needed_bytes: usize
 pub(super) fn is_cpu(op: &'static str, stream: &Stream) -> Result<()> {
     match stream.device() {
         Device::Cpu => Ok(()),
-        #[allow(unreachable_patterns)]
-        other => Err(Error::unsupported(op, format!("there is no kernel for {other:?} yet: use the cpu executor"))),
+        other => Err(other.no_kernel(op)),
     }
 }
 

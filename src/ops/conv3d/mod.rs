@@ -80,7 +80,6 @@ impl Conv3d {
 pub fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction) -> usize {
     match stream.device() {
         Device::Cpu => Isa::chosen().map_or(0, |isa| cpu::workspace_len(isa, op, direction) * size_of::<f32>()),
-        #[allow(unreachable_patterns)]
         _ => 0,
     }
 }

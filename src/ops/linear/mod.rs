@@ -86,7 +86,6 @@ fn check(
     }
     match stream.device() {
         Device::Cpu => Ok(()),
-        #[allow(unreachable_patterns)]
-        other => Err(Error::unsupported(op, format!("there is no kernel for {other:?} yet: use the cpu executor"))),
+        other => Err(other.no_kernel(op)),
     }
 }
