@@ -33,13 +33,13 @@ impl PreciseStatistics {
             let c = op.shape.c;
             for ch in 0..c {
                 let (mut mean, mut square) = (0.0, 0.0);
-                for split in 0..op.splits {
-                    let share = op.clips_of_split(split).len() as f64 / op.shape.n as f64;
-                    let (m, inverse_std) =
-                        (f64::from(stats[2 * split * c + ch]), f64::from(stats[(2 * split + 1) * c + ch]));
-                    let var = (1.0 / (inverse_std * inverse_std) - f64::from(op.eps)).max(0.0);
+                for (split, row) in stats.chunks_exact(3 * c).take(op.splits_used()).enumerate() {
+                    let clips = op.clips_of_split(split).len();
+                    let count = (clips * op.shape.num_positions() / op.shape.n) as f64;
+                    let (m, unbiased_var) = (f64::from(row[ch]), f64::from(row[2 * c + ch]));
+                    let share = clips as f64 / op.shape.n as f64;
                     mean += share * m;
-                    square += share * (var + m * m);
+                    square += share * (unbiased_var * (count - 1.0) / count + m * m);
                 }
                 self.mean[*norm][ch] += weight * (mean - self.mean[*norm][ch]);
                 self.mean_square[*norm][ch] += weight * (square - self.mean_square[*norm][ch]);

@@ -6,6 +6,7 @@ use super::Network;
 use crate::device::Slice;
 use crate::error::{Error, Result};
 use crate::model::layers::{Param, ParamKind};
+use crate::ops::batch_norm::fold_split_statistics;
 
 /// A named array in PySlowFast's shape and order (row-major; filters `[c_out][c_in / groups][ft][fh][fw]`).
 #[derive(Clone, Debug, PartialEq)]
@@ -187,51 +188,29 @@ fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 }
 
 /// Names of PySlowFast's sub-batch norm become those of batch norm: `….bn.bn.running_mean` is `….bn.running_mean`, and
-/// `….split_bn.*` goes away. Where `aggregate` is set, the statistics of the splits replace the others first: the mean of
-/// their means, and the mean of their variances plus the variance of their means (SubBatchNorm3d.aggregate_stats).
-pub fn fold_sub_batch_norm(state: &[NamedArray], aggregate: bool) -> Vec<NamedArray> {
-    let find = |name: String| state.iter().find(|a| a.name == name);
+/// `….split_bn.*` goes away. Where `aggregate` is set, the statistics of the splits, folded by
+/// [`fold_split_statistics`](crate::ops::batch_norm::fold_split_statistics), replace the others first.
+///
+/// # Errors
+/// Statistics of splits whose lengths do not fit those of the whole.
+pub fn fold_sub_batch_norm(state: &[NamedArray], aggregate: bool) -> Result<Vec<NamedArray>> {
+    let by_name = index(state)?;
+    let find = |norm: &str, what: &str| by_name.get(format!("{norm}.split_bn.{what}").as_str()).copied();
     let mut folded = vec![];
     for array in state.iter().filter(|a| !a.name.contains(".split_bn.")) {
         let mut array = array.clone();
-        if let Some((prefix, suffix)) = array.name.rsplit_once(".bn.")
-            && suffix_is_statistic(suffix)
+        if let Some((norm, what)) = array.name.rsplit_once(".bn.")
+            && let Some((means, vars)) = find(norm, "running_mean").zip(find(norm, "running_var"))
+            && matches!(what, "running_mean" | "running_var" | "num_batches_tracked")
         {
-            let splits =
-                find(format!("{prefix}.split_bn.running_mean")).zip(find(format!("{prefix}.split_bn.running_var")));
-            if let (true, Some((means, vars))) = (aggregate, splits) {
-                match suffix {
-                    "running_mean" => {
-                        array.values = aggregate_splits(&means.values, &vars.values, array.values.len()).0
-                    }
-                    "running_var" => array.values = aggregate_splits(&means.values, &vars.values, array.values.len()).1,
-                    _ => {}
-                }
+            if aggregate && what != "num_batches_tracked" {
+                let splits = means.values.len() / array.values.len().max(1);
+                let (mean, var) = fold_split_statistics(splits, &means.values, &vars.values)?;
+                array.values = if what == "running_mean" { mean } else { var };
             }
-            if find(format!("{prefix}.split_bn.{suffix}")).is_some() {
-                array.name = format!("{prefix}.{suffix}");
-            }
+            array.name = format!("{norm}.{what}");
         }
         folded.push(array);
     }
-    folded
-}
-
-fn suffix_is_statistic(suffix: &str) -> bool {
-    matches!(suffix, "running_mean" | "running_var" | "num_batches_tracked")
-}
-
-/// Statistics `[splits][c]` to one pair `[c]`, in f64.
-fn aggregate_splits(means: &[f32], vars: &[f32], c: usize) -> (Vec<f32>, Vec<f32>) {
-    let splits = (means.len() / c.max(1)).max(1) as f64;
-    let column =
-        |values: &[f32], ch: usize| -> Vec<f64> { values.iter().skip(ch).step_by(c).map(|&v| f64::from(v)).collect() };
-    (0..c)
-        .map(|ch| {
-            let (m, v) = (column(means, ch), column(vars, ch));
-            let mean = m.iter().sum::<f64>() / splits;
-            let spread = m.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / splits;
-            (mean as f32, (v.iter().sum::<f64>() / splits + spread) as f32)
-        })
-        .unzip()
+    Ok(folded)
 }

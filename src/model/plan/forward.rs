@@ -147,7 +147,7 @@ impl Planner<'_> {
             return StepOp::BatchNormEval { op, norm, input, residual, output };
         }
         let output = self.value_tensor(layer.output);
-        let stats_shape = ActivationShape::new(op.splits, 1, 1, 2, op.shape.c);
+        let stats_shape = ActivationShape::new(1, 1, 1, 1, op.stats_len());
         let stats = self.dense(format!("{} statistics", layer.name), stats_shape, DType::F32);
         StepOp::BatchNormTrain { op, norm, input, residual, output, stats }
     }
@@ -200,8 +200,6 @@ impl Planner<'_> {
 
     fn batch_norm_op(&self, layer: &Layer, relu: bool) -> BatchNorm {
         let shape = self.shapes[layer.output];
-        // Splits of ceil(n / splits) clips; fewer of them where that leaves some empty.
-        let splits = shape.n.div_ceil(shape.n.div_ceil(self.plan.shape.splits));
-        BatchNorm { shape, splits, eps: self.model.config.bn_eps, relu }
+        BatchNorm { shape, splits: self.plan.shape.splits, eps: self.model.config.bn_eps, relu }
     }
 }

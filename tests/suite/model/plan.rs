@@ -1,0 +1,188 @@
+//! Plans: no two live tensors overlap, every tensor is written before it is read, memory and work as expected.
+
+use proptest::prelude::*;
+use vcycle::device::Device;
+use vcycle::model::plan::{ALIGNMENT_BYTES, Access, Place, Storage, assign_offsets};
+use vcycle::model::{Arch, Mode, Model, ModelConfig, Plan, Transform, slow_pathway_indices};
+use vcycle::shape::StepShape;
+
+use crate::golden;
+
+fn plan(config: &ModelConfig, shape: StepShape, mode: Mode) -> vcycle::Result<Plan> {
+    let stream = Device::Cpu.stream().expect("stream");
+    Plan::new(&stream, &Model::new(config).expect("model"), shape, mode, 3)
+}
+
+fn small(arch: Arch) -> ModelConfig {
+    ModelConfig { width_per_group: 16, ..ModelConfig::new(arch, 18, 5) }
+}
+
+proptest! {
+    #[test]
+    fn storages_that_live_together_never_overlap(
+        sizes in prop::collection::vec((1usize..5000, 0usize..40, 0usize..12), 1..60),
+    ) {
+        let mut storages: Vec<Storage> = sizes
+            .iter()
+            .map(|&(len_bytes, first_op, length)| Storage { len_bytes, first_op, last_op: first_op + length, offset_bytes: 0 })
+            .collect();
+        let arena_bytes = assign_offsets(&mut storages);
+        for (i, a) in storages.iter().enumerate() {
+            prop_assert!(a.offset_bytes % ALIGNMENT_BYTES == 0 && a.offset_bytes + a.len_bytes <= arena_bytes);
+            for b in &storages[..i] {
+                let apart = a.offset_bytes + a.len_bytes <= b.offset_bytes || b.offset_bytes + b.len_bytes <= a.offset_bytes;
+                prop_assert!(apart || !a.lives_with(b), "{a:?} and {b:?}");
+            }
+        }
+        // No better than the most that is alive at once, and not worse than everything side by side.
+        let at = |op: usize| -> usize { storages.iter().filter(|s| s.first_op <= op && op <= s.last_op).map(|s| s.len_bytes).sum() };
+        let side_by_side: usize = storages.iter().map(|s| s.len_bytes.next_multiple_of(ALIGNMENT_BYTES)).sum();
+        prop_assert!((0..60).all(|op| at(op) <= arena_bytes) && arena_bytes <= side_by_side);
+    }
+
+    #[test]
+    fn plans_read_only_what_is_written(
+        arch in prop::sample::select(vec![Arch::SlowFast, Arch::Slow, Arch::I3d, Arch::C2d]),
+        basic in any::<bool>(),
+        train in any::<bool>(),
+        clips in 1usize..4,
+        frames in prop::sample::select(vec![4usize, 8, 16]),
+        height_px in 32usize..70,
+        splits in 1usize..4,
+    ) {
+        let transform = if basic { Transform::Basic } else { Transform::Bottleneck };
+        let config = ModelConfig { transform, ..small(arch) };
+        let mode = if train { Mode::Train } else { Mode::Eval };
+        let plan = plan(&config, StepShape { clips, frames, height_px, width_px: 40, splits }, mode).expect("plan");
+        check_plan(&plan);
+    }
+}
+
+/// Bytes of the arena that a tensor may touch: its channels at every position are counted as its whole storage.
+fn storage_of(plan: &Plan, tensor: usize) -> Option<usize> {
+    match plan.tensors[tensor].place {
+        Place::Input(_) => None,
+        Place::Arena { storage, .. } => Some(storage),
+    }
+}
+
+/// What a tensor covers: its storage and the channels of it.
+fn covers(plan: &Plan, tensor: usize) -> Option<(usize, std::ops::Range<usize>)> {
+    match plan.tensors[tensor].place {
+        Place::Input(_) => None,
+        Place::Arena { storage, offset_c, .. } => Some((storage, offset_c..offset_c + plan.tensors[tensor].shape.c)),
+    }
+}
+
+fn check_plan(plan: &Plan) {
+    // Channels of each storage that hold something.
+    let mut written: Vec<Vec<std::ops::Range<usize>>> = vec![vec![]; plan.storages.len()];
+    for (i, op) in plan.ops().enumerate() {
+        let mut accesses = vec![];
+        op.visit(&mut |a| accesses.push(a));
+        for access in &accesses {
+            let Some((storage, channels)) = covers(plan, access.tensor()) else { continue };
+            if !matches!(access, Access::Write(_)) {
+                let is_there = channels.clone().all(|c| written[storage].iter().any(|w| w.contains(&c)));
+                assert!(is_there, "op {i} {op:?} reads {} before it is written", plan.tensors[access.tensor()].name);
+            }
+        }
+        for access in &accesses {
+            if let (Access::Write(t), Some((storage, channels))) = (access, covers(plan, access.tensor())) {
+                written[storage].push(channels);
+                // Nothing alive may be hit by this write.
+                for (j, other) in plan.storages.iter().enumerate() {
+                    let mine = &plan.storages[storage];
+                    let overlaps = mine.offset_bytes < other.offset_bytes + other.len_bytes
+                        && other.offset_bytes < mine.offset_bytes + mine.len_bytes;
+                    let is_alive = other.first_op <= i && i <= other.last_op;
+                    assert!(j == storage || !overlaps || !is_alive, "op {i} overwrites storage {j}: {t}");
+                }
+            }
+        }
+    }
+    assert!(storage_of(plan, plan.logits).is_some_and(|s| plan.storages[s].last_op >= plan.ops().count()));
+}
+
+#[test]
+fn concatenations_cost_nothing() {
+    let plan = plan(&small(Arch::SlowFast), StepShape::square(2, 8, 64, 1), Mode::Train).expect("plan");
+    let pitched: Vec<&str> = plan
+        .tensors
+        .iter()
+        .filter(|t| matches!(t.place, Place::Arena { pitch_c, .. } if pitch_c != t.shape.c))
+        .map(|t| t.name.as_str())
+        .collect();
+    for name in ["s2.pathway0_res1.branch2.c_bn", "s2_fuse.bn", "grad s2_fuse.bn", "head.pathway1_avgpool"] {
+        assert!(pitched.contains(&name), "{name} does not lie in its concatenation: {pitched:?}");
+    }
+}
+
+#[test]
+fn evaluation_needs_less_memory_than_training() {
+    let config = ModelConfig::new(Arch::SlowFast, 50, 400);
+    let shape = StepShape::square(1, 32, 112, 1);
+    let train = plan(&config, shape, Mode::Train).expect("train");
+    let eval = plan(&config, shape, Mode::Eval).expect("eval");
+    assert!(eval.arena_bytes * 4 < train.arena_bytes, "{} and {}", eval.summary(), train.summary());
+    // Every tensor that backward needs, once: the arena's floor.
+    let kept: usize = train.storages.iter().filter(|s| s.last_op > train.forward.len()).map(|s| s.len_bytes).sum();
+    assert!(train.arena_bytes < kept + kept / 4, "{} for {kept} bytes", train.summary());
+    // Backward is twice forward but for the input gradient of the stems.
+    assert!(train.backward_macs < 2 * train.forward_macs && 3 * train.backward_macs > 5 * train.forward_macs);
+}
+
+#[test]
+fn a_plan_can_be_read() {
+    let plan = plan(&small(Arch::C2d), StepShape::square(2, 4, 32, 2), Mode::Train).expect("plan");
+    let text = plan.to_string();
+    assert_eq!(text.lines().count(), 1 + plan.ops().count());
+    assert!(text.starts_with("train 2x4x32: ") && text.contains("ConvGradFilter"), "{text}");
+}
+
+#[test]
+fn grids_that_do_not_fit_are_refused() {
+    let refused = |config: &ModelConfig, shape: StepShape, word: &str| {
+        let message = plan(config, shape, Mode::Train).expect_err("must be refused").to_string();
+        assert!(message.contains(word), "{message}");
+    };
+    refused(&small(Arch::SlowFast), StepShape::square(2, 6, 64, 1), "2x6x64");
+    refused(&small(Arch::SlowFast), StepShape::square(2, 6, 64, 1), "ALPHA");
+    refused(&small(Arch::Slow), StepShape::square(0, 4, 64, 1), "at least 1");
+    refused(&small(Arch::Slow), StepShape::square(1, 4, 64, 0), "split");
+    refused(&small(Arch::I3d), StepShape::square(1, 1, 64, 1), "pool");
+}
+
+#[test]
+fn configurations_that_do_not_fit_are_refused() {
+    let refused = |config: ModelConfig, key: &str| {
+        let message = Model::new(&config).expect_err("must be refused").to_string();
+        assert!(message.contains(key), "{message}");
+    };
+    let base = small(Arch::SlowFast);
+    refused(ModelConfig { depth: 34, ..base.clone() }, "RESNET.DEPTH");
+    refused(ModelConfig { beta_inv: 3, ..base.clone() }, "SLOWFAST.BETA_INV");
+    refused(ModelConfig { alpha: 0, ..base.clone() }, "SLOWFAST.ALPHA");
+    refused(ModelConfig { stride_1x1: true, ..base.clone() }, "RESNET.STRIDE_1X1");
+    refused(ModelConfig { dropout_rate: 1.0, ..base.clone() }, "MODEL.DROPOUT_RATE");
+    refused(
+        ModelConfig { num_block_temp_kernel: [(); 4].map(|()| vec![3, 3]), ..base.clone() },
+        "NUM_BLOCK_TEMP_KERNEL",
+    );
+    refused(ModelConfig { spatial_strides: [(); 4].map(|()| vec![1]), ..base }, "RESNET.SPATIAL_STRIDES");
+    assert!(Arch::from_name("x3d").is_err() && Transform::from_name("x3d_transform").is_err());
+}
+
+#[test]
+fn golden_slow_pathway_indices() {
+    let Some(golden) = golden::open("sampling/slow_pathway_indices.json") else { return };
+    let cases = golden.json.as_array().expect("cases");
+    for case in cases {
+        let number = |key: &str| case[key].as_u64().expect("number") as usize;
+        let expected: Vec<usize> = golden::dims(&case["slow_indices"]);
+        let ours: Vec<usize> =
+            slow_pathway_indices(number("T_fast"), number("alpha")).iter().map(|&i| i as usize).collect();
+        assert_eq!(ours, expected, "{case}");
+    }
+    golden::passed("sampling/slow_pathway_indices", cases.len());
+}
