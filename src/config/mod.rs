@@ -85,6 +85,22 @@ impl Config {
         out
     }
 
+    /// Every key of the table with its value as YAML, in the table's order.
+    pub fn entries(&self) -> Vec<(String, String)> {
+        fn collect(prefix: &str, value: &Value, out: &mut Vec<(String, String)>) {
+            match value {
+                Value::Section(entries) => {
+                    let dot = if prefix.is_empty() { "" } else { "." };
+                    entries.iter().for_each(|(key, _, value)| collect(&format!("{prefix}{dot}{key}"), value, out));
+                }
+                value => out.push((prefix.to_string(), value.to_string())),
+            }
+        }
+        let mut out = vec![];
+        collect("", &Entry::value(self), &mut out);
+        out
+    }
+
     /// Every key that is read, with type, default and meaning.
     pub fn keys() -> Vec<Key> {
         let mut keys = vec![];
