@@ -41,6 +41,7 @@ pub mod ops;
 pub mod optimizer;
 pub mod shape;
 pub mod train;
+pub mod upload;
 
 pub use error::{Error, Result};
 

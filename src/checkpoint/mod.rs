@@ -1,5 +1,5 @@
 //! Checkpoints: a folder with the tensors as safetensors and everything else as JSON, complete or not there at all.
-//! Must not know of layers, data sets or schedules: it stores named tensors and a [`State`].
+//! Must not know of layers, data sets or schedules: it stores named arrays and a [`State`].
 //!
 //! ```text
 //! checkpoints/iteration_00001200/model.safetensors      parameters and running statistics, f32, under PySlowFast's names
@@ -9,7 +9,7 @@
 
 mod store;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use store::Store;
 
 use crate::error::{Error, Result};
+use crate::model::NamedArray;
 
 /// Version of the format that [`Checkpoint::load`] reads and [`Store::save`] writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -25,17 +26,6 @@ pub const FORMAT_VERSION: u32 = 1;
 const MODEL_FILE: &str = "model.safetensors";
 const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 const STATE_FILE: &str = "state.json";
-
-/// A named array of f32 on the host, row-major.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NamedTensor {
-    /// PySlowFast's name, such as `s2.pathway0_res0.branch2.a.weight`.
-    pub name: String,
-    /// Its sizes.
-    pub shape: Vec<usize>,
-    /// Its elements.
-    pub values: Vec<f32>,
-}
 
 /// Where a run stood: with the tensors, all that is needed to go on as if it had never stopped.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -51,8 +41,8 @@ pub struct State {
     pub epoch: u64,
     /// Steps done in that epoch.
     pub iteration_in_epoch: u64,
-    /// Key of all random streams.
-    pub seed: u64,
+    /// Whether the optimizer has made a step: before it, momenta do not count.
+    pub has_momentum: bool,
     /// The configuration, key by key; a resumed run must have the same.
     pub config: BTreeMap<String, String>,
     /// Best accuracy so far, in percent.
@@ -65,6 +55,8 @@ pub struct State {
     pub skipped_steps: u64,
     /// Of these, the latest ones in an unbroken row.
     pub skipped_in_a_row: u64,
+    /// Names of the clips that could not be decoded.
+    pub bad_clips: BTreeSet<String>,
     /// Sum over the clips of the current epoch: clips, losses, hits.
     pub epoch_clips: u64,
     /// See `epoch_clips`.
@@ -83,9 +75,9 @@ pub struct Checkpoint {
     /// Where the run stood.
     pub state: State,
     /// Parameters and running statistics.
-    pub model: Vec<NamedTensor>,
+    pub model: Vec<NamedArray>,
     /// Momentum of the parameters.
-    pub momentum: Vec<NamedTensor>,
+    pub momentum: Vec<NamedArray>,
 }
 
 impl Checkpoint {
@@ -115,7 +107,7 @@ impl Checkpoint {
 ///
 /// # Errors
 /// [`Error::Checkpoint`] with the first missing, unexpected and reshaped names: the checkpoint is of another model.
-pub fn check_same_model(path: &Path, expected: &[(String, Vec<usize>)], got: &[NamedTensor]) -> Result<()> {
+pub fn check_same_model(path: &Path, expected: &[(String, Vec<usize>)], got: &[NamedArray]) -> Result<()> {
     let have: BTreeMap<&str, &[usize]> = got.iter().map(|t| (t.name.as_str(), t.shape.as_slice())).collect();
     let want: BTreeMap<&str, &[usize]> = expected.iter().map(|(n, s)| (n.as_str(), s.as_slice())).collect();
     let missing: Vec<String> = want.keys().filter(|n| !have.contains_key(*n)).map(|n| n.to_string()).collect();
@@ -150,7 +142,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| unreadable(path, e))
 }
 
-fn read_tensors(path: &Path) -> Result<Vec<NamedTensor>> {
+fn read_tensors(path: &Path) -> Result<Vec<NamedArray>> {
     let bytes = read(path)?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| unreadable(path, e))?;
     let mut tensors = Vec::with_capacity(file.len());
@@ -159,13 +151,13 @@ fn read_tensors(path: &Path) -> Result<Vec<NamedTensor>> {
             return Err(unreadable(path, format!("expected {name} in F32, got {:?}", view.dtype())));
         }
         let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        tensors.push(NamedTensor { name: name.to_string(), shape: view.shape().to_vec(), values });
+        tensors.push(NamedArray { name: name.to_string(), shape: view.shape().to_vec(), values });
     }
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(tensors)
 }
 
-fn tensors_as_bytes(tensors: &[NamedTensor]) -> Result<Vec<u8>> {
+fn tensors_as_bytes(tensors: &[NamedArray]) -> Result<Vec<u8>> {
     let invalid = |e: safetensors::SafeTensorError| Error::Checkpoint(format!("cannot be written: {e}"));
     let views = tensors
         .iter()

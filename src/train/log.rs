@@ -131,7 +131,7 @@ impl Log {
 
 fn belongs_before(line: &Line, iteration: u64, epoch: u64) -> bool {
     match line {
-        Line::Run(run) => run.iteration < iteration || (run.iteration == 0 && iteration > 0),
+        Line::Run(run) => run.iteration < iteration,
         Line::Iteration(step) => step.iteration <= iteration,
         Line::Skipped { iteration: skipped, .. } => *skipped <= iteration,
         Line::Epoch(end) => end.epoch <= epoch,

@@ -1,8 +1,240 @@
-//! The training loop.
+//! The training loop. `step.rs` is the data's road, one call a stage; the rest decides what comes next and writes down what
+//! happened. A run is a pure function of configuration, data and seed: killed and resumed it gives the same losses.
+//!
+//! | question | file |
+//! |---|---|
+//! | what happens in a step | `step.rs` |
+//! | which step comes next, when to validate, save and stop | `run.rs` |
+//! | accuracy at the default shape | `evaluate.rs` |
+//! | what the keys of a configuration mean for each stage | [`setup`] |
+//! | what lies in OUTPUT_DIR | [`OutputDir`], [`log`] |
+//! | what a watcher sees | [`Progress`] |
+//!
+//! ```no_run
+//! use std::sync::atomic::AtomicBool;
+//! use vcycle::train::{Lines, OutputDir, Start, Trainer, setup};
+//! use vcycle::{config::Config, device::Device};
+//!
+//! # fn main() -> vcycle::Result<()> {
+//! let config = Config::load("configs/moving_shapes_multigrid.yaml", &[])?;
+//! let (train, val) = setup::sources(&config)?; // or clip sources of your own
+//! let folder = OutputDir::path(&config.output_dir, "moving_shapes_multigrid");
+//! let mut trainer = Trainer::new(&config, &Device::Cpu, train, val, &folder, Start::New)?;
+//! let outcome = trainer.run(&mut Lines::new(std::io::stderr(), 10), &AtomicBool::new(false))?;
+//! println!("{:?}", outcome.summary.val_top1);
+//! # Ok(()) }
+//! ```
 
 mod clock;
+mod eta;
+mod evaluate;
 pub mod log;
 mod output;
+mod progress;
+mod run;
+pub mod setup;
+mod step;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::checkpoint::{Checkpoint, FORMAT_VERSION, State, Store, check_same_model};
+use crate::clip::{ClipSource, Loader, LoaderConfig};
+use crate::config::Config;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::model::{Model, Network, OptimizerState};
+use crate::multigrid::Schedule;
+use crate::optimizer::SgdConfig;
+use crate::shape::StepShape;
 
 pub use clock::{Clock, process_cpu_s};
+pub use evaluate::Evaluation;
 pub use output::{OutputDir, Summary};
+pub use progress::{Lines, Progress, StepReport, describe_duration, describe_epoch, describe_step};
+pub use run::Outcome;
+
+use eta::Eta;
+use log::Log;
+use step::Road;
+
+/// Keys that may differ between a run and its continuation: they change no number.
+const MAY_DIFFER: [&str; 8] = [
+    "OUTPUT_DIR",
+    "LOG_PERIOD",
+    "TRAIN.CHECKPOINT_PERIOD",
+    "DATA.PATH_TO_DATA_DIR",
+    "DATA.PATH_PREFIX",
+    "DATA_LOADER.NUM_WORKERS",
+    "VCYCLE.KEEP_CHECKPOINTS",
+    "VCYCLE.CHECKPOINT_MINUTES",
+];
+
+/// How to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// In an empty folder.
+    New,
+    /// At the newest checkpoint in the folder; from the beginning if the run was stopped before its first.
+    Resume,
+}
+
+/// A training run.
+pub struct Trainer {
+    config: Config,
+    schedule: Schedule,
+    sgd: SgdConfig,
+    /// Batch, frames and crop of the baseline: what precise statistics are measured at.
+    default_shape: StepShape,
+    train: Loader,
+    val: Loader,
+    road: Road,
+    output: OutputDir,
+    store: Store,
+    log: Log,
+    clock: Clock,
+    eta: Eta,
+    /// Steps of the whole schedule.
+    total_iterations: u64,
+    state: State,
+}
+
+impl Trainer {
+    /// Plans the whole run, allocates its memory and opens `folder`. Nothing is trained yet.
+    ///
+    /// # Errors
+    /// A configuration that cannot be trained, labels out of range, a folder that already holds a run ([`Start::New`]) or
+    /// one of another configuration or model ([`Start::Resume`]), files that cannot be written.
+    pub fn new(
+        config: &Config,
+        device: &Device,
+        train: Arc<dyn ClipSource>,
+        val: Arc<dyn ClipSource>,
+        folder: &Path,
+        start: Start,
+    ) -> Result<Trainer> {
+        config.check_trainable()?;
+        let schedule = Schedule::new(config)?;
+        let model = Model::new(&setup::model_config(config)?)?;
+        let fixed = fixed_by_run(config, train.as_ref(), val.as_ref());
+        let (train, val) = (loader(config, train)?, loader(config, val)?);
+        let output = match start {
+            Start::New => OutputDir::create(folder)?,
+            Start::Resume => OutputDir::reopen(folder)?,
+        };
+        let store = output.checkpoints(config.vcycle.keep_checkpoints)?;
+        let default_shape = default_shape(config, &schedule);
+        let mut shapes = schedule.step_shapes();
+        if config.bn.use_precise_stats {
+            shapes.push(default_shape);
+        }
+        let network = Network::new(device, model, config.rng_seed as u64)?;
+        let mut road = Road::new(network, setup::resample(config), &shapes, &[schedule.evaluation_shape()])?;
+        let new = State { format: FORMAT_VERSION, config: fixed, ..State::default() };
+        let state = match (start, store.newest()?) {
+            (Start::Resume, Some(path)) => load(&path, &new.config, &mut road.network)?,
+            _ => new,
+        };
+        let state = State { version: env!("CARGO_PKG_VERSION").into(), ..state };
+        output.write_config(&config.to_yaml())?;
+        let log = Log::open(&output.log(), state.iteration, state.epoch)?;
+        Ok(Trainer {
+            config: config.clone(),
+            sgd: setup::sgd_config(config),
+            clock: Clock::resumed(state.wall_s, state.cpu_s),
+            eta: Eta::default(),
+            total_iterations: 0,
+            schedule,
+            default_shape,
+            train,
+            val,
+            road,
+            output,
+            store,
+            log,
+            state,
+        })
+    }
+
+    /// The schedule of the run.
+    pub fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    /// The network as it stands.
+    pub fn network(&self) -> &Network {
+        &self.road.network
+    }
+
+    /// Steps done.
+    pub fn iteration(&self) -> u64 {
+        self.state.iteration
+    }
+
+    /// The folder of the run.
+    pub fn folder(&self) -> &Path {
+        self.output.folder()
+    }
+
+    /// Shapes of the steps of `epoch`, in order.
+    fn steps_of(&self, epoch: u64) -> Vec<StepShape> {
+        let phase = self.schedule.phase(epoch as usize);
+        (0..phase.iterations(self.train.source().len())).map(|i| phase.step_shape(i)).collect()
+    }
+
+    /// Names of all clips found bad, in this part of the run and before.
+    fn bad_clips(&self) -> BTreeSet<String> {
+        let found = self.train.bad_clips().into_iter().chain(self.val.bad_clips()).map(|b| b.name);
+        self.state.bad_clips.iter().cloned().chain(found).collect()
+    }
+}
+
+fn loader(config: &Config, source: Arc<dyn ClipSource>) -> Result<Loader> {
+    let defaults = LoaderConfig::default();
+    let threads = config.data_loader.num_workers.clamp(1, defaults.threads);
+    let loader_config = LoaderConfig { seed: config.rng_seed as u64, threads, ..defaults };
+    Loader::new(source, setup::sampling(config), &loader_config)
+}
+
+/// The shape of the baseline's steps.
+fn default_shape(config: &Config, schedule: &Schedule) -> StepShape {
+    let (clips, frames, crop_px) = (config.train.batch_size, config.data.num_frames, config.data.train_crop_size);
+    let is_default = |s: &StepShape| (s.clips, s.frames, s.height_px) == (clips, frames, crop_px);
+    let splits = (clips / config.multigrid.bn_base_size).max(1);
+    let planned = schedule.step_shapes().into_iter().find(is_default);
+    planned.unwrap_or_else(|| StepShape::square(clips, frames, crop_px, splits))
+}
+
+/// All that must be the same when the run goes on: keys of the configuration, and the sizes of the data set.
+fn fixed_by_run(config: &Config, train: &dyn ClipSource, val: &dyn ClipSource) -> BTreeMap<String, String> {
+    let keys = config.entries().into_iter().filter(|(key, _)| !MAY_DIFFER.contains(&key.as_str()));
+    let sizes = [("number of training clips", train.len()), ("number of validation clips", val.len())];
+    keys.chain(sizes.map(|(what, n)| (what.to_string(), n.to_string()))).collect()
+}
+
+/// Puts the checkpoint at `path` into `network`, if it is of the same run.
+fn load(path: &Path, fixed: &BTreeMap<String, String>, network: &mut Network) -> Result<State> {
+    let checkpoint = Checkpoint::load(path)?;
+    let expected: Vec<_> = network.state_dict()?.into_iter().map(|a| (a.name, a.shape)).collect();
+    check_same_model(path, &expected, &checkpoint.model)?;
+    let keys: BTreeSet<&String> = fixed.keys().chain(checkpoint.state.config.keys()).collect();
+    for key in keys {
+        let (now, then) = (fixed.get(key), checkpoint.state.config.get(key));
+        if now != then {
+            let word = |value: Option<&String>| value.cloned().unwrap_or_else(|| "not known".into());
+            return Err(Error::Checkpoint(format!(
+                "{} cannot go on: {key} is {}, was {}; use the values of the config.yaml beside it",
+                path.display(),
+                word(now),
+                word(then)
+            )));
+        }
+    }
+    network.load_state_dict(&checkpoint.model)?;
+    network.load_optimizer_state(&OptimizerState {
+        has_momentum: checkpoint.state.has_momentum,
+        momentum: checkpoint.momentum,
+    })?;
+    Ok(checkpoint.state)
+}

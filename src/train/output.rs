@@ -9,9 +9,6 @@ use serde::Serialize;
 use crate::checkpoint::Store;
 use crate::error::{Error, Result};
 
-/// Checkpoints that are kept.
-const CHECKPOINTS_KEPT: usize = 3;
-
 /// Numbers of a finished (or interrupted) run, written to `summary.json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
@@ -76,9 +73,16 @@ impl OutputDir {
     }
 
     /// The folder of a run that is to go on; made if there is none yet.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when it holds something else than a run.
     pub fn reopen(folder: &Path) -> Result<OutputDir> {
-        fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
-        Ok(OutputDir { folder: folder.to_path_buf() })
+        let output = OutputDir { folder: folder.to_path_buf() };
+        if output.log().is_file() || folder.join("checkpoints").is_dir() {
+            return Ok(output);
+        }
+        // Stopped before it wrote anything, or never begun.
+        OutputDir::create(folder)
     }
 
     /// The folder itself.
@@ -86,9 +90,9 @@ impl OutputDir {
         &self.folder
     }
 
-    /// Its checkpoints.
-    pub fn checkpoints(&self) -> Result<Store> {
-        Store::open(&self.folder.join("checkpoints"), CHECKPOINTS_KEPT)
+    /// Its checkpoints, of which the newest `keep` stay.
+    pub fn checkpoints(&self, keep: usize) -> Result<Store> {
+        Store::open(&self.folder.join("checkpoints"), keep)
     }
 
     /// Its log.

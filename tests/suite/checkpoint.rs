@@ -5,11 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use vcycle::Error;
-use vcycle::checkpoint::{Checkpoint, FORMAT_VERSION, NamedTensor, State, Store, check_same_model};
+use vcycle::checkpoint::{Checkpoint, FORMAT_VERSION, State, Store, check_same_model};
+use vcycle::model::NamedArray;
 
-fn tensor(name: &str, shape: &[usize], first: f32) -> NamedTensor {
+fn tensor(name: &str, shape: &[usize], first: f32) -> NamedArray {
     let values = (0..shape.iter().product::<usize>()).map(|i| first + i as f32 * 0.1).collect();
-    NamedTensor { name: name.into(), shape: shape.to_vec(), values }
+    NamedArray { name: name.into(), shape: shape.to_vec(), values }
 }
 
 fn checkpoint(iteration: u64) -> Checkpoint {
@@ -19,7 +20,7 @@ fn checkpoint(iteration: u64) -> Checkpoint {
         iteration,
         epoch: iteration / 10,
         iteration_in_epoch: iteration % 10,
-        seed: u64::MAX,
+        clips: u64::MAX,
         config: BTreeMap::from([("SOLVER.BASE_LR".to_string(), "0.1".to_string())]),
         val_top1: Some(1.0 / 3.0),
         epoch_loss_sum: 0.1 + 0.2,

@@ -1,9 +1,12 @@
 //! The `vcycle` program: arguments, and one place where an error becomes a line on stderr and exit code 1.
 
 mod devices;
+mod progress;
 mod resample;
 mod schedule;
 mod train;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -27,18 +30,15 @@ enum Command {
     Devices(devices::Arguments),
 }
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Train(arguments) => train::run(arguments),
-        Command::Schedule(arguments) => schedule::run(arguments),
-        Command::Resample(arguments) => resample::run(arguments),
-        Command::Devices(arguments) => devices::run(arguments),
+        Command::Schedule(arguments) => schedule::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Resample(arguments) => resample::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Devices(arguments) => devices::run(arguments).map(|()| ExitCode::SUCCESS),
     };
-    match result {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("vcycle: {error}");
-            std::process::ExitCode::FAILURE
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("vcycle: {error}");
+        ExitCode::FAILURE
+    })
 }

@@ -1,10 +1,87 @@
 //! `vcycle train`.
 
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vcycle::config::Config;
+use vcycle::device::Device;
+use vcycle::train::{OutputDir, Start, Trainer, setup};
+use vcycle::{Error, Result};
+
+/// Exit status of a run that was stopped by Ctrl-C or SIGTERM, after it saved: 128 + SIGINT, as shells count.
+const STOPPED: u8 = 130;
+
 /// Arguments of `vcycle train`.
 #[derive(clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// PySlowFast YAML file.
+    #[arg(long, value_name = "FILE")]
+    cfg: PathBuf,
+    /// auto, cuda[:N] or cpu.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Goes on with the run in OUTPUT_DIR, exactly where its newest checkpoint stands.
+    #[arg(long)]
+    resume: bool,
+    /// Threads of the cpu executor; all cores if not given. The results do not depend on it.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Overrides, such as `SOLVER.BASE_LR 0.05`.
+    #[arg(value_name = "KEY VALUE", allow_negative_numbers = true)]
+    overrides: Vec<String>,
+}
 
-/// Runs it.
-pub fn run(_arguments: Arguments) -> vcycle::Result<()> {
-    Err(vcycle::Error::unsupported("train", "not built yet"))
+/// Runs it. Exit status: 0 when the schedule was run to its end, 130 when it was stopped and saved.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    let config = Config::load(&arguments.cfg, &arguments.overrides)?;
+    config.check_trainable()?;
+    if let Some(threads) = arguments.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        pool.build_global().map_err(|e| Error::Config(format!("--threads {threads}: {e}")))?;
+    }
+    let stop = stop_flag()?;
+    let (device, chosen) = choose_device(&arguments.device)?;
+    let folder = OutputDir::path(&config.output_dir, &name_of(&arguments.cfg));
+    let start = if arguments.resume { Start::Resume } else { Start::New };
+    let (train, val) = setup::sources(&config)?;
+    let mut trainer = Trainer::new(&config, &device, train, val, &folder, start)?;
+
+    let mut progress = super::progress::progress(config.log_period);
+    progress.message(&chosen);
+    let outcome = trainer.run(progress.as_mut(), &stop)?;
+    drop(progress);
+    Ok(if outcome.finished { ExitCode::SUCCESS } else { ExitCode::from(STOPPED) })
+}
+
+/// The device, and a line that says which and why. `auto` is the cpu until a whole training step has kernels.
+fn choose_device(spec: &str) -> Result<(Device, String)> {
+    match Device::select(spec)? {
+        (Device::Cuda(gpu), _) if spec == "auto" => {
+            let (cpu, chosen) = Device::select("cpu")?;
+            let name = &gpu.gpu().name;
+            Ok((cpu, format!("{chosen} ({name} is there, but training has no CUDA kernels for its convolutions yet)")))
+        }
+        other => Ok(other),
+    }
+}
+
+/// `moving_shapes` of `configs/moving_shapes.yaml`.
+fn name_of(cfg: &Path) -> String {
+    cfg.file_stem().map_or_else(|| "run".into(), |s| s.to_string_lossy().into_owned())
+}
+
+/// Set by the first Ctrl-C or SIGTERM; the second one ends the program at once.
+fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let shared = flag.clone();
+    ctrlc::set_handler(move || {
+        if shared.swap(true, Ordering::Relaxed) {
+            std::process::exit(STOPPED.into());
+        }
+        eprintln!("stopping after this step; once more to stop at once");
+    })
+    .map_err(|e| Error::Config(format!("cannot catch Ctrl-C: {e}")))?;
+    Ok(flag)
 }

@@ -1,0 +1,85 @@
+//! Accuracy on the validation clips, always at the default shape, and the batch-norm statistics that it is measured with.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::step::Road;
+use super::{Progress, Trainer};
+use crate::clip::Loader;
+use crate::error::Result;
+use crate::model::network::PreciseStatistics;
+use crate::shape::StepShape;
+
+/// Epochs of the random streams for precise statistics begin here, far behind those of training.
+const PRECISE_EPOCHS_BEGIN: u64 = 1 << 40;
+
+/// An evaluation over all clips.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Percent of the clips that were recognised.
+    pub top1: f64,
+    /// Mean loss; `None` where it was not finite.
+    pub loss: Option<f64>,
+    /// Clips.
+    pub clips: usize,
+}
+
+impl Trainer {
+    /// Evaluates at the default shape; `None` when `stop` was set meanwhile.
+    pub(super) fn evaluate(&mut self, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<Option<Evaluation>> {
+        if self.config.bn.use_precise_stats && !self.measure_statistics(progress, stop)? {
+            return Ok(None);
+        }
+        evaluate(&mut self.road, &self.val, self.schedule.evaluation_shape(), progress, stop)
+    }
+
+    /// Replaces the running statistics by those of many batches under the present weights (BN.USE_PRECISE_STATS), at
+    /// the default shape without short cycle. False when `stop` was set meanwhile.
+    fn measure_statistics(&mut self, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<bool> {
+        let shape = self.default_shape;
+        let available = (self.train.source().len() / shape.clips).max(1);
+        let steps = vec![shape; self.config.bn.num_batches_precise.min(available).max(1)];
+        let mut statistics = PreciseStatistics::new(&self.road.network);
+        let epoch = PRECISE_EPOCHS_BEGIN + self.state.epoch;
+        for (done, batch) in self.train.train_epoch(epoch, &steps, 0).enumerate() {
+            if stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            self.road.forward_train(&batch?)?;
+            statistics.add(&self.road.network, shape)?;
+            progress.evaluating("batch-norm statistics", done + 1, steps.len());
+        }
+        if let Err(error) = statistics.apply(&mut self.road.network) {
+            progress.message(&format!("warning: {error}"));
+        }
+        Ok(true)
+    }
+}
+
+/// Top-1 accuracy and loss over all clips of `loader`.
+fn evaluate(
+    road: &mut Road,
+    loader: &Loader,
+    shape: StepShape,
+    progress: &mut dyn Progress,
+    stop: &AtomicBool,
+) -> Result<Option<Evaluation>> {
+    let (mut clips, mut hits, mut loss_sum) = (0, 0, 0.0);
+    let batches = loader.eval_epoch(shape);
+    let total = batches.remaining();
+    for (done, batch) in batches.enumerate() {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let batch = batch?;
+        let result = road.eval(shape, &batch)?;
+        clips += batch.labels.len();
+        hits += result.hits;
+        loss_sum += result.loss_sum;
+        progress.evaluating("validation", done + 1, total);
+    }
+    if clips == 0 {
+        return Err(crate::Error::Data("none of the validation clips can be decoded".into()));
+    }
+    let loss = loss_sum / clips as f64;
+    Ok(Some(Evaluation { top1: 100.0 * hits as f64 / clips as f64, loss: loss.is_finite().then_some(loss), clips }))
+}

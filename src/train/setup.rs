@@ -1,0 +1,112 @@
+//! From configuration keys to the values that the stages of the data's road take.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::clip::{ClipSource, MovingShapes, MovingShapesConfig, ResampleMode, Sampling, Split};
+use crate::config::{Config, Dataset, Resample as ResampleKey};
+use crate::error::{Error, Result};
+use crate::model::{Arch, ModelConfig, Transform};
+use crate::ops::resample::Resample;
+use crate::optimizer::SgdConfig;
+
+/// A per-stage list of the configuration as the model takes it.
+fn stages<T: Clone>(key: &str, list: &[Vec<T>]) -> Result<[Vec<T>; 4]> {
+    list.to_vec().try_into().map_err(|l: Vec<Vec<T>>| {
+        Error::Config(format!("RESNET.{key}: expected 4 lists, one a stage, got {}", l.len()))
+    })
+}
+
+/// The network that `cfg` asks for.
+pub fn model_config(cfg: &Config) -> Result<ModelConfig> {
+    let (model, resnet, slowfast) = (&cfg.model, &cfg.resnet, &cfg.slowfast);
+    Ok(ModelConfig {
+        arch: Arch::from_name(model.arch.as_str())?,
+        depth: resnet.depth,
+        width_per_group: resnet.width_per_group,
+        num_groups: resnet.num_groups,
+        transform: Transform::from_name(resnet.trans_func.as_str())?,
+        stride_1x1: resnet.stride_1x1,
+        spatial_strides: stages("SPATIAL_STRIDES", &resnet.spatial_strides)?,
+        spatial_dilations: stages("SPATIAL_DILATIONS", &resnet.spatial_dilations)?,
+        num_block_temp_kernel: stages("NUM_BLOCK_TEMP_KERNEL", &resnet.num_block_temp_kernel)?,
+        zero_init_final_bn: resnet.zero_init_final_bn,
+        fc_init_std: model.fc_init_std as f32,
+        dropout_rate: model.dropout_rate as f32,
+        num_classes: model.num_classes,
+        alpha: slowfast.alpha,
+        beta_inv: slowfast.beta_inv,
+        fusion_conv_channel_ratio: slowfast.fusion_conv_channel_ratio,
+        fusion_kernel_size: slowfast.fusion_kernel_sz,
+        bn_eps: 1e-5,
+        bn_momentum: 0.1,
+        input_channels: 3,
+    })
+}
+
+/// The optimizer's constants.
+pub fn sgd_config(cfg: &Config) -> SgdConfig {
+    SgdConfig {
+        momentum: cfg.solver.momentum as f32,
+        dampening: cfg.solver.dampening as f32,
+        nesterov: cfg.solver.nesterov,
+        weight_decay: cfg.solver.weight_decay as f32,
+        bn_weight_decay: cfg.bn.weight_decay as f32,
+    }
+}
+
+/// Which frames and which crop a clip gives.
+pub fn sampling(cfg: &Config) -> Sampling {
+    let data = &cfg.data;
+    let [low, high] = data.train_jitter_scales;
+    let is_multigrid = cfg.multigrid.long_cycle || cfg.multigrid.short_cycle;
+    Sampling {
+        mode: match cfg.vcycle.resample {
+            ResampleKey::Trilinear => ResampleMode::Trilinear,
+            ResampleKey::TrilinearAntialias => ResampleMode::TrilinearAntialias,
+            ResampleKey::Peer => ResampleMode::Peer,
+        },
+        sampling_rate: data.sampling_rate as u32,
+        target_fps: data.target_fps as f64,
+        jitter_scales_px: (low as u32, high as u32),
+        inverse_uniform: data.inv_uniform_sample,
+        random_flip: data.random_flip,
+        eval_scale_px: low as u32,
+        multigrid_base: is_multigrid.then_some((data.num_frames, data.train_crop_size)),
+    }
+}
+
+/// Filter and normalisation of the resampling kernel.
+pub fn resample(cfg: &Config) -> Resample {
+    let as_f32 = |values: [f64; 3]| values.map(|v| v as f32);
+    Resample { filter: sampling(cfg).mode.filter(), mean: as_f32(cfg.data.mean), std: as_f32(cfg.data.std) }
+}
+
+/// The clips for training and for validation that `TRAIN.DATASET` names.
+///
+/// # Errors
+/// Missing or faulty list files, labels out of range; see the source.
+pub fn sources(cfg: &Config) -> Result<(Arc<dyn ClipSource>, Arc<dyn ClipSource>)> {
+    match cfg.train.dataset {
+        Dataset::MovingShapes => {
+            let keys = &cfg.vcycle.moving_shapes;
+            let make = |split, num_clips| {
+                let config = MovingShapesConfig {
+                    seed: cfg.rng_seed as u64,
+                    num_clips,
+                    num_classes: cfg.model.num_classes,
+                    num_frames: keys.frames,
+                    size_px: keys.size_px,
+                    ..MovingShapesConfig::default()
+                };
+                MovingShapes::new(&config, split)
+            };
+            let train = make(Split::Train, keys.num_train_clips)?;
+            Ok((Arc::new(train), Arc::new(make(Split::Val, keys.num_val_clips)?)))
+        }
+        other => {
+            let _ = Path::new(&cfg.data.path_to_data_dir);
+            Err(Error::unsupported(format!("TRAIN.DATASET {other}"), "use kinetics or moving_shapes"))
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! One step, stage by stage: the data's road.
+
+use crate::clip::HostBatch;
+use crate::device::{Buffer, DType, Device, Slice};
+use crate::error::Result;
+use crate::metrics::count_top_k;
+use crate::model::{Mode, Network};
+use crate::ops::resample::{self, Pathway, Resample};
+use crate::optimizer::SgdConfig;
+use crate::shape::StepShape;
+use crate::upload::Upload;
+
+/// The stages after the loader, ready for every shape of a run.
+pub(super) struct Road {
+    pub network: Network,
+    upload: Upload,
+    resample: Resample,
+    resample_workspace: Slice,
+}
+
+/// What a training step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct StepResult {
+    /// Mean loss of the batch; `None` where it was not finite, and the step therefore without effect.
+    pub loss: Option<f64>,
+    /// Clips that were recognised.
+    pub hits: usize,
+}
+
+/// What an evaluation step found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct EvalResult {
+    /// Sum of the clips' losses.
+    pub loss_sum: f64,
+    /// Clips that were recognised.
+    pub hits: usize,
+}
+
+impl Road {
+    /// Plans all shapes and allocates what the largest of them need. After that a change of shape costs nothing.
+    pub fn new(mut network: Network, resample: Resample, train: &[StepShape], eval: &[StepShape]) -> Result<Road> {
+        network.prepare(train, eval)?;
+        let device = network.device().clone();
+        let num_pathways = network.model().num_pathways();
+        // A pathway never has more frames than the clip.
+        let bytes = |s: &StepShape| resample::workspace_bytes(s.clips, num_pathways * s.frames);
+        let largest = train.iter().chain(eval).map(bytes).max().unwrap_or(0);
+        let resample_workspace = Buffer::zeroed(&device, largest)?.slice_of(DType::U8, 0, largest)?;
+        Ok(Road { network, upload: Upload::new(&device)?, resample, resample_workspace })
+    }
+
+    /// A training step, the `iteration`-th. Where the loss is not finite nothing changes: no parameter, no running statistic.
+    pub fn train(&mut self, batch: &HostBatch, iteration: u64, lr: f64, sgd: &SgdConfig) -> Result<StepResult> {
+        let (shape, labels) = (batch.shape, &batch.labels);
+        self.fill_inputs(Mode::Train, shape, batch)?;
+        let losses = self.network.forward_backward(shape, labels, iteration)?;
+        let loss = mean_if_finite(&losses);
+        if loss.is_some() {
+            self.network.update_running_statistics(shape)?;
+            self.network.sgd_step(lr as f32, sgd)?;
+        }
+        let hits = count_top_k(&self.network.train_logits(shape)?, self.classes(), labels, 1)?;
+        Ok(StepResult { loss, hits })
+    }
+
+    /// The forward half of a training step, for its batch-norm statistics.
+    pub fn forward_train(&mut self, batch: &HostBatch) -> Result<()> {
+        self.fill_inputs(Mode::Train, batch.shape, batch)?;
+        self.network.forward_train(batch.shape, &batch.labels, 0).map(drop)
+    }
+
+    /// An evaluation step at the prepared `shape`; `batch` may hold fewer clips.
+    pub fn eval(&mut self, shape: StepShape, batch: &HostBatch) -> Result<EvalResult> {
+        self.fill_inputs(Mode::Eval, shape, batch)?;
+        self.network.forward_eval(shape)?;
+        let classes = self.classes();
+        let mut logits = self.network.eval_logits(shape)?;
+        logits.truncate(batch.labels.len() * classes);
+        let rows = logits.chunks_exact(classes).zip(&batch.labels);
+        let loss_sum = rows.map(|(row, &label)| cross_entropy(row, label as usize)).sum();
+        Ok(EvalResult { loss_sum, hits: count_top_k(&logits, classes, &batch.labels, 1)? })
+    }
+
+    /// Upload and resample: decoded clips become the inputs of all pathways.
+    fn fill_inputs(&mut self, mode: Mode, shape: StepShape, batch: &HostBatch) -> Result<()> {
+        let clips = self.upload.clips(batch)?;
+        let inputs = self.network.inputs(mode, shape)?;
+        // The last batch of an evaluation may be smaller than planned.
+        let outputs = inputs.iter().map(|i| i.tensor.clips(0, clips.len())).collect::<Result<Vec<_>>>()?;
+        let pathways: Vec<Pathway<'_>> = inputs
+            .iter()
+            .zip(&outputs)
+            .map(|(input, output)| Pathway { output, frame_indices: &input.frame_indices })
+            .collect();
+        resample::forward(self.network.stream(), &self.resample, &clips, &pathways, &self.resample_workspace)
+    }
+
+    fn classes(&self) -> usize {
+        self.network.model().config.num_classes
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        self.network.device()
+    }
+}
+
+/// The mean in f64, in order; `None` unless it and every entry are finite.
+fn mean_if_finite(losses: &[f32]) -> Option<f64> {
+    let mean = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64;
+    mean.is_finite().then_some(mean)
+}
+
+/// `-log softmax(logits)[label]`, in f64.
+fn cross_entropy(logits: &[f32], label: usize) -> f64 {
+    let largest = logits.iter().fold(f64::NEG_INFINITY, |m, &l| m.max(f64::from(l)));
+    let sum: f64 = logits.iter().map(|&l| (f64::from(l) - largest).exp()).sum();
+    sum.ln() + largest - f64::from(logits[label])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bad_loss_makes_the_mean_bad() {
+        assert_eq!(mean_if_finite(&[1.0, 2.0]), Some(1.5));
+        assert_eq!(mean_if_finite(&[1.0, f32::NAN]), None);
+        assert_eq!(mean_if_finite(&[1.0, f32::INFINITY]), None);
+    }
+
+    #[test]
+    fn cross_entropy_of_large_logits() {
+        assert!((cross_entropy(&[0.0, 0.0], 1) - 2f64.ln()).abs() < 1e-15);
+        assert_eq!(cross_entropy(&[1000.0, 0.0], 0), 0.0);
+        assert_eq!(cross_entropy(&[1000.0, 0.0], 1), 1000.0);
+    }
+}
