@@ -13,6 +13,7 @@
 //! | which frames, which crop | [`Sampling`], over the pure functions of [`sampling`] |
 //! | batches, in order, prepared ahead | [`Loader`] -> [`Batches`] -> [`HostBatch`] |
 
+pub mod decode;
 mod grid;
 mod loader;
 mod moving_shapes;
