@@ -29,6 +29,7 @@
 //! ```
 #![deny(missing_docs)]
 
+mod chart;
 pub mod checkpoint;
 pub mod clip;
 pub mod config;

@@ -58,6 +58,21 @@ impl Cost {
         Cost { iterations, baseline_iterations, volume, phases }
     }
 
+    /// Grids that the data set is too small for: an epoch ends before the short cycle reaches them.
+    pub fn warnings(&self, schedule: &Schedule) -> Vec<String> {
+        let mut warnings = vec![];
+        for (phase, cost) in schedule.phases().iter().zip(&self.phases) {
+            for (shape, _) in phase.step_shapes().zip(&cost.iterations).filter(|(_, iterations)| **iterations == 0) {
+                let first = phase.step_shape(0).clips;
+                warnings.push(format!(
+                    "grid {shape} is never trained: an epoch starts with {first} clips and has no {} left for it",
+                    shape.clips
+                ));
+            }
+        }
+        warnings
+    }
+
     /// How many times fewer iterations the run has than the baseline.
     pub fn fewer_iterations(&self) -> f64 {
         self.baseline_iterations as f64 / self.iterations as f64

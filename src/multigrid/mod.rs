@@ -32,6 +32,7 @@ mod cost;
 mod learning_rate;
 mod long_cycle;
 mod phase;
+mod plot;
 
 pub use cost::{Cost, PhaseCost};
 pub use learning_rate::LearningRate;

@@ -24,6 +24,7 @@ mod pool3d;
 mod resample;
 mod resize;
 mod sampling;
+mod schedule;
 mod sgd;
 mod softmax_loss;
 mod train;
