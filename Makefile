@@ -46,7 +46,7 @@ golden: ## only the tests against the reference results; prints `N cases passed`
 test-long: ## fuzzing, kill series, training comparisons: hours, run by hand, leaves records
 	cargo build --release
 	scripts/kill_series.sh
-	scripts/compare_training.sh
+	scripts/compare_training.py
 
 .PHONY: lint
 lint: ## formatting, clippy, licences of the dependencies, the optional cust feature

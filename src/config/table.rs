@@ -252,7 +252,7 @@ section! {
         train_jitter_scales: [usize; 2] = [256, 320];
         /// Crop at the default shape, px.
         train_crop_size: usize = 224;
-        /// Crop of validation, px.
+        /// Crop of the multi-view test, px, which is not built yet; validation uses TRAIN_CROP_SIZE.
         test_crop_size: usize = 256;
         /// Draws the reciprocal of the short side uniformly.
         inv_uniform_sample: bool = false;

@@ -1,6 +1,7 @@
 //! Device memory: [`Buffer`] owns it, [`Slice`] is a typed part of a buffer.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::{Arc, RwLock};
 
@@ -125,6 +126,10 @@ fn layout(len_bytes: usize) -> Layout {
     Layout::from_size_align(len_bytes.max(1), ALIGNMENT_BYTES).expect("size was checked when the buffer was made")
 }
 
+thread_local! {
+    static NUM_MADE: Cell<u64> = const { Cell::new(0) };
+}
+
 impl Buffer {
     /// `len_bytes` of zeroed memory on `device`, aligned to 256 bytes (on `Simt` to 16, so that the end can touch a guard
     /// page).
@@ -146,7 +151,13 @@ impl Buffer {
         Ok(Buffer::of(device.clone(), len_bytes, place))
     }
 
+    /// Buffers that this thread has made so far. Its difference around a training step must be zero.
+    pub fn count_made_on_this_thread() -> u64 {
+        NUM_MADE.get()
+    }
+
     fn of(device: Device, len_bytes: usize, place: Place) -> Buffer {
+        NUM_MADE.set(NUM_MADE.get() + 1);
         Buffer { memory: Arc::new(Memory { device, len_bytes, place, lock: RwLock::new(()) }) }
     }
 

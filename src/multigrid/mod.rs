@@ -89,7 +89,7 @@ impl Schedule {
             Some(segments) => phase::of_segments(config, segments),
             None => vec![Phase::at_default_shape(config)],
         };
-        let (t, s) = (config.data.num_frames, config.data.test_crop_size);
+        let (t, s) = (config.data.num_frames, config.data.train_crop_size);
         let evaluation_shape = StepShape::square(config.test.batch_size, t, s, 1);
         let schedule = Schedule {
             segments,
@@ -195,7 +195,7 @@ impl Schedule {
         shapes
     }
 
-    /// The shape of validation: the default frames at DATA.TEST_CROP_SIZE, TEST.BATCH_SIZE clips, whatever the cycle does.
+    /// The shape of validation: frames and crop of the default shape whatever the cycle does, TEST.BATCH_SIZE clips.
     pub fn evaluation_shape(&self) -> StepShape {
         self.evaluation_shape
     }

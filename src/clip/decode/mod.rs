@@ -53,7 +53,6 @@ impl Default for DecodeOptions {
 
 /// An opened video file: what it is is known, no frame is decoded yet. Of several video tracks, the one with most
 /// pixels.
-#[derive(Clone)]
 pub struct Video {
     path: PathBuf,
     options: DecodeOptions,
@@ -63,7 +62,6 @@ pub struct Video {
     stream: Stream,
 }
 
-#[derive(Clone)]
 enum Stream {
     BuiltIn(Box<H264Track>),
     Ffmpeg(Box<FfmpegStream>),
@@ -131,11 +129,6 @@ impl Video {
         &self.info
     }
 
-    /// Whether the built-in decoder is at work (so far).
-    pub fn is_built_in(&self) -> bool {
-        matches!(self.stream, Stream::BuiltIn(_))
-    }
-
     fn refuse(&self, message: String) -> Error {
         Error::Decode { path: self.path.display().to_string(), message }
     }
@@ -144,9 +137,6 @@ impl Video {
     /// below `num_frames`. Where the file ends before its header says, its last frame stands for the missing ones.
     pub fn frames(&mut self, indices: &[u32]) -> Result<Frames> {
         let (height_px, width_px) = (self.info.height_px, self.info.width_px);
-        if indices.is_empty() {
-            return Ok(Frames { bytes: vec![], indices: vec![], height_px, width_px });
-        }
         let frame_bytes = height_px * width_px * 3;
         let total = indices.len().saturating_mul(frame_bytes);
         if total > self.options.max_bytes {
