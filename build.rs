@@ -1,10 +1,12 @@
-//! Compiles the CUDA kernels into the crate, where there is a CUDA compiler.
+//! Compiles the CUDA kernels into the crate: with nvcc where there is one, and as host C++ with the feature `simt`.
+
+#[path = "build/nvcc.rs"]
+mod nvcc;
+#[path = "build/simt.rs"]
+mod simt;
 
 fn main() {
-    let out = std::path::PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    std::fs::write(
-        out.join("kernels.rs"),
-        "/// x\npub const FATBIN: Option<&[u8]> = None;\n/// x\npub const KERNELS: &[CompiledKernel] = &[];\n",
-    )
-    .expect("write");
+    println!("cargo:rerun-if-changed=build.rs");
+    nvcc::build();
+    simt::build();
 }

@@ -1,3 +1,8 @@
-//! Criterion benches of every op, one module each. `cargo bench --bench kernels`.
+//! Criterion benches of every op, one module each: `cargo bench --bench kernels`. Ids are `op_direction/case/method`, with
+//! the names of tests/cases. Throughput counts the bytes that must be read and written at least once, or the FLOPs.
 
-fn main() {}
+mod batch_norm;
+mod cases;
+
+criterion::criterion_group!(kernels, batch_norm::bench);
+criterion::criterion_main!(kernels);

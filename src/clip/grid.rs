@@ -122,17 +122,13 @@ impl Sampling {
         let (frame_indices, t) = match self.mode {
             ResampleMode::Peer => {
                 let indices = sampling::frame_indices(start, size, shape.frames, info.num_frames);
-                let t = one_frame_each(indices.len());
+                let t = Axis::identity(indices.len());
                 (indices, t)
             }
             mode => time_axis(start, size / shape.frames as f64, shape.frames, info.num_frames, mode),
         };
         ClipChoice { frame_indices, grid: ClipGrid { t, y, x, flip } }
     }
-}
-
-fn one_frame_each(num_frames: usize) -> Axis {
-    Axis { start: 0.0, step: 1.0, lo: 0, hi: num_frames.saturating_sub(1) as u32 }
 }
 
 /// `num_samples` cells of `step` frames from frame `start` on, a sample in the centre of each.
@@ -145,7 +141,7 @@ fn time_axis(start: f64, step: f64, num_samples: usize, video_frames: usize, mod
     let first = start + 0.5 * step - 0.5;
     if step >= 2.0 && mode == ResampleMode::Trilinear {
         let nearest = |i: usize| (first + i as f64 * step).round().clamp(0.0, last) as u32;
-        return ((0..num_samples).map(nearest).collect(), one_frame_each(num_samples));
+        return ((0..num_samples).map(nearest).collect(), Axis::identity(num_samples));
     }
     let support = if mode == ResampleMode::TrilinearAntialias { step.max(1.0) } else { 1.0 };
     let final_position = first + step * num_samples.saturating_sub(1) as f64;
@@ -180,18 +176,9 @@ fn box_axes(info: &VideoInfo, shape: &StepShape, short_side_px: u32, place: (f64
 /// Resize-then-crop as the peer does it: the scaled image has whole pixels, the crop starts at one; taps may reach over
 /// the whole image.
 fn peer_axes(info: &VideoInfo, crop: &Crop) -> (Axis, Axis, bool) {
-    let axis = |dim: usize, scaled: usize, offset: usize| {
-        let ratio = dim as f64 / scaled as f64;
-        Axis {
-            start: ((offset as f64 + 0.5) * ratio - 0.5) as f32,
-            step: ratio as f32,
-            lo: 0,
-            hi: dim.saturating_sub(1) as u32,
-        }
-    };
     (
-        axis(info.height_px, crop.scaled_px.0, crop.offset_px.0),
-        axis(info.width_px, crop.scaled_px.1, crop.offset_px.1),
+        Axis::resize_then_crop(info.height_px, crop.scaled_px.0, crop.offset_px.0),
+        Axis::resize_then_crop(info.width_px, crop.scaled_px.1, crop.offset_px.1),
         crop.flip,
     )
 }

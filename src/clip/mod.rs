@@ -9,18 +9,24 @@
 //! | concept | type |
 //! |---|---|
 //! | any set of labelled videos | [`ClipSource`] |
+//! | list files as PySlowFast reads them | [`Kinetics`], over [`decode::Video`] |
 //! | synthetic videos | [`MovingShapes`] |
+//! | decoded clips kept in memory | [`Cached`] |
 //! | which frames, which crop | [`Sampling`], over the pure functions of [`sampling`] |
 //! | batches, in order, prepared ahead | [`Loader`] -> [`Batches`] -> [`HostBatch`] |
 
+mod cache;
 pub mod decode;
 mod grid;
+mod kinetics;
 mod loader;
 mod moving_shapes;
 mod random;
 pub mod sampling;
 
+pub use cache::Cached;
 pub use grid::{ClipChoice, ResampleMode, Sampling};
+pub use kinetics::{Kinetics, KineticsConfig};
 pub use loader::{BadClip, Batches, HostBatch, HostClip, Loader, LoaderConfig};
 pub use moving_shapes::{MOTIONS, MovingShapes, MovingShapesConfig, Split};
 pub use random::Draws;

@@ -39,7 +39,8 @@ pub struct CudaDevice {
 
 struct Inner {
     gpu: Gpu,
-    module: Arc<CudaModule>,
+    /// The loaded fatbins; `None` for one without code for this GPU.
+    modules: Vec<Option<Arc<CudaModule>>>,
     /// Kernels that were launched, with the dynamic shared memory that they may use so far.
     functions: Mutex<HashMap<String, (CudaFunction, u32)>>,
     context: Arc<CudaContext>,
@@ -142,6 +143,17 @@ fn describe(ordinal: usize) -> Result<Gpu, DriverError> {
     })
 }
 
+const NO_BINARY: DriverError = DriverError(sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
+
+/// Loads a fatbin, if it has code for the GPU: those of wgmma kernels have none for GPUs before sm_90.
+fn load(context: &Arc<CudaContext>, fatbin: &[u8]) -> Result<Option<Arc<CudaModule>>, DriverError> {
+    match context.load_module(Ptx::from_binary(fatbin.to_vec())) {
+        Ok(module) => Ok(Some(module)),
+        Err(error) if error == NO_BINARY => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl CudaDevice {
     /// Opens GPU `ordinal` and loads the kernels.
     ///
@@ -153,22 +165,26 @@ impl CudaDevice {
         let Some(gpu) = gpus.get(ordinal).cloned() else {
             return Err(Error::NoDevice(format!("cuda:{ordinal} does not exist: there are {} GPUs", gpus.len())));
         };
-        let Some(fatbin) = kernels::FATBIN else {
+        if kernels::FATBINS.is_empty() {
             return Err(Error::NoDevice(format!(
                 "{} is there, but this program was built without nvcc and has no kernels: run `make cuda-toolkit` or set \
                  CUDA_HOME, then build again",
                 gpu.name
             )));
-        };
+        }
         without_panics(|| {
             let failed = |e: DriverError| {
                 let error = driver_error("loading the kernels", e);
                 Error::NoDevice(format!("{} (compute capability {:?}): {error}", gpu.name, gpu.compute_capability))
             };
             let context = CudaContext::new(ordinal).map_err(failed)?;
-            let module = context.load_module(Ptx::from_binary(fatbin.to_vec())).map_err(failed)?;
+            let modules = kernels::FATBINS.iter().map(|fatbin| load(&context, fatbin));
+            let modules = modules.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+            if modules.iter().all(Option::is_none) {
+                return Err(failed(NO_BINARY));
+            }
             let functions = Mutex::new(HashMap::new());
-            Ok(CudaDevice { inner: Arc::new(Inner { gpu: gpu.clone(), module, functions, context }) })
+            Ok(CudaDevice { inner: Arc::new(Inner { gpu: gpu.clone(), modules, functions, context }) })
         })
     }
 
@@ -220,7 +236,12 @@ impl CudaDevice {
     pub(super) fn function(&self, name: &str, shared_bytes: u32) -> Result<sys::CUfunction> {
         let mut functions = self.inner.functions.lock().unwrap_or_else(|p| p.into_inner());
         if !functions.contains_key(name) {
-            let function = self.inner.module.load_function(name).map_err(|e| driver_error(name, e))?;
+            let module = kernels::find(name).and_then(|kernel| self.inner.modules[kernel.fatbin].as_ref());
+            let Some(module) = module else {
+                let message = format!("it is not compiled for {:?}", self.inner.gpu.compute_capability);
+                return Err(Error::unsupported(format!("kernel {name}"), message));
+            };
+            let function = module.load_function(name).map_err(|e| driver_error(name, e))?;
             functions.insert(name.to_string(), (function, 48 << 10));
         }
         let Some((function, allowed)) = functions.get_mut(name) else { unreachable!("inserted above") };

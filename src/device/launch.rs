@@ -92,23 +92,22 @@ fn waits_after_each_launch() -> bool {
     *WAITS.get_or_init(|| std::env::var_os("VCYCLE_SYNC").is_some_and(|v| v == "1"))
 }
 
-/// [`launch`] for the ops of this crate: `params` receives the addresses of `reads` and `writes`, after it was checked that
-/// they lie on the stream's device and that nothing written overlaps anything else. `op` names it in errors.
-pub(crate) fn run<P: bytemuck::Pod, const R: usize, const W: usize>(
+/// [`launch`] for the ops of this crate. `reads` and `writes` are all memory whose addresses `params` holds: it is checked
+/// that they lie on the stream's device and that nothing written overlaps anything else. `op` names it in errors.
+pub(crate) fn run<P: bytemuck::Pod>(
     stream: &Stream,
     op: &'static str,
     kernel: &str,
     config: LaunchConfig,
-    reads: [&Slice; R],
-    writes: [&Slice; W],
-    params: impl FnOnce([u64; R], [u64; W]) -> P,
+    reads: &[&Slice],
+    writes: &[&Slice],
+    params: &P,
 ) -> Result<()> {
-    for slice in reads.iter().chain(&writes) {
+    for slice in reads.iter().chain(writes) {
         slice.check_device(stream.device(), op)?;
     }
-    super::host_access::check_overlap(&reads, &writes)?;
-    let params = params(reads.map(Slice::address), writes.map(Slice::address));
+    super::host_access::check_overlap(reads, writes)?;
     // SAFETY: kernels and their params are parts of this crate: sizes are asserted on both sides, and an op checks its
     // shapes against the lengths of these slices before it comes here. Buffers outlive queued work, because freeing waits.
-    unsafe { launch(stream, op, kernel, config, &[bytemuck::bytes_of(&params)]) }
+    unsafe { launch(stream, op, kernel, config, &[bytemuck::bytes_of(params)]) }
 }

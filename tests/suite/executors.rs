@@ -2,7 +2,40 @@
 
 use vcycle::device::Device;
 
-/// Every executor of this build and machine.
+/// Every executor of this build and machine that can be used. With `VCYCLE_REQUIRE_GPU=1` a missing GPU is a failure.
 pub fn all() -> Vec<Device> {
-    vec![Device::Cpu]
+    let mut devices = vec![Device::Cpu];
+    devices.extend(with_kernels());
+    devices
+}
+
+/// Those that run the CUDA kernels.
+pub fn with_kernels() -> Vec<Device> {
+    let mut devices = Vec::new();
+    if cfg!(feature = "simt") {
+        devices.push(Device::select("simt").expect("the emulator").0);
+    }
+    match Device::select("cuda") {
+        Ok((device, _)) => devices.push(device),
+        Err(reason) => {
+            assert!(std::env::var_os("VCYCLE_REQUIRE_GPU").is_none(), "VCYCLE_REQUIRE_GPU is set: {reason}");
+            static SAID: std::sync::Once = std::sync::Once::new();
+            SAID.call_once(|| eprintln!("SKIPPED: tests on a GPU, because {reason}"));
+        }
+    }
+    devices
+}
+
+/// Runs `test` once, or on the emulator once for each of its modes: copies early and late, threads in several orders.
+pub fn in_all_modes(device: &Device, test: impl Fn(&str)) {
+    match device {
+        #[cfg(feature = "simt")]
+        Device::Simt => {
+            use vcycle::device::simt::{SimtOptions, with_options};
+            for options in SimtOptions::all() {
+                with_options(options, || test(&format!("simt {options:?}")));
+            }
+        }
+        other => test(&other.to_string()),
+    }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use vcycle::clip::{
-    ClipSource, Frames, HostBatch, Loader, LoaderConfig, MovingShapes, MovingShapesConfig, ResampleMode, Sampling,
-    Split, VideoInfo,
+    Cached, ClipSource, Frames, HostBatch, Kinetics, KineticsConfig, Loader, LoaderConfig, MovingShapes,
+    MovingShapesConfig, ResampleMode, Sampling, Split, VideoInfo,
 };
 use vcycle::shape::StepShape;
 use vcycle::{Error, Result};
@@ -205,4 +205,71 @@ fn a_run_whose_clips_are_all_bad_stops() {
     assert!(error.to_string().contains("none of the 12 clips"), "{error}");
     assert!(batches.next().is_none());
     assert_eq!(loader.eval_epoch(StepShape::square(5, 2, 16, 1)).count(), 0);
+}
+
+#[test]
+fn cached_clips_give_the_same_batches_within_their_budget() {
+    let source = shapes(20);
+    let want = train(&source, 2, 3, 0);
+    let clip_bytes = 16 * 40 * 40 * 3;
+    for clips_kept in [0, 7, 100] {
+        let cached = Arc::new(Cached::new(source.clone(), clips_kept * clip_bytes));
+        for _ in 0..2 {
+            assert!(train(&(cached.clone() as Arc<dyn ClipSource>), 3, 3, 0) == want, "{clips_kept} kept");
+        }
+        assert_eq!(cached.kept(), (clips_kept.min(20), clips_kept.min(20) * clip_bytes));
+    }
+    let bad = Arc::new(Cached::new(faulty(&[2, 5], false, true), 1 << 20)) as Arc<dyn ClipSource>;
+    assert!(train(&bad, 2, 0, 0) == train(&faulty(&[2, 5], false, true), 2, 0, 0));
+}
+
+fn kinetics(folder: &std::path::Path, list: &str, separator: &str) -> Result<Kinetics> {
+    std::fs::write(folder.join("train.csv"), list).expect("write");
+    std::fs::write(folder.join("a clip.mp4"), "no video").expect("write");
+    let config = KineticsConfig {
+        data_dir: folder.into(),
+        path_prefix: "".into(),
+        separator: separator.into(),
+        num_classes: 3,
+        decode: Default::default(),
+    };
+    Kinetics::open(&config, "train.csv")
+}
+
+#[test]
+fn lists_are_read_as_pyslowfast_writes_them() {
+    let folder = tempfile::tempdir().expect("folder");
+    let source = kinetics(folder.path(), "a clip.mp4 2\r\n\nmissing.mp4 0\na clip.mp4 1", " ").expect("valid");
+    assert_eq!((source.len(), source.num_classes(), source.num_files()), (3, 3, 2));
+    assert_eq!([source.label(0), source.label(1), source.label(2)], [2, 0, 1]);
+    assert_eq!(source.name(0), folder.path().join("a clip.mp4").display().to_string());
+    assert_eq!(kinetics(folder.path(), "a clip.mp4,1\n", ",").expect("valid").label(0), 1);
+    // A prefix of its own takes the place of the list's folder.
+    let config = KineticsConfig {
+        data_dir: folder.path().into(),
+        path_prefix: "/nowhere".into(),
+        separator: ",".into(),
+        num_classes: 3,
+        decode: Default::default(),
+    };
+    let error = Kinetics::open(&config, "train.csv").err().expect("no such prefix").to_string();
+    assert!(error.contains("PATH_PREFIX") && error.contains("/nowhere"), "{error}");
+    assert!(matches!(Kinetics::open(&config, "val.csv"), Err(Error::Io { path, .. }) if path.ends_with("val.csv")));
+}
+
+#[test]
+fn bad_lines_are_named_by_file_and_number() {
+    let folder = tempfile::tempdir().expect("folder");
+    for (list, line, what) in [
+        ("a clip.mp4 1\nalone\n", 2, "expected `path label`"),
+        ("a clip.mp4 1\n\n 2\n", 3, "expected `path label`"),
+        ("a clip.mp4 one\n", 1, "`one` is no label"),
+        ("a clip.mp4 -1\n", 1, "`-1` is no label"),
+        ("a clip.mp4 0\na clip.mp4 3\n", 2, "out of range"),
+    ] {
+        let error = kinetics(folder.path(), list, " ").err().expect(list).to_string();
+        assert!(error.contains(&format!("train.csv:{line}: ")) && error.contains(what), "{list:?}: {error}");
+    }
+    let error = kinetics(folder.path(), "\n\n", " ").err().expect("empty").to_string();
+    assert!(error.contains("lists no video"), "{error}");
 }

@@ -20,6 +20,7 @@ const NAL_IDR_SLICE: u8 = 5;
 const NAL_SPS: u8 = 7;
 
 /// A track that the built-in decoder takes.
+#[derive(Clone)]
 pub(super) struct H264Track {
     track: Track,
     /// Sample of each frame shown, in presentation order.

@@ -53,6 +53,7 @@ impl Default for DecodeOptions {
 
 /// An opened video file: what it is is known, no frame is decoded yet. Of several video tracks, the one with most
 /// pixels.
+#[derive(Clone)]
 pub struct Video {
     path: PathBuf,
     options: DecodeOptions,
@@ -62,6 +63,7 @@ pub struct Video {
     stream: Stream,
 }
 
+#[derive(Clone)]
 enum Stream {
     BuiltIn(Box<H264Track>),
     Ffmpeg(Box<FfmpegStream>),
@@ -129,6 +131,11 @@ impl Video {
         &self.info
     }
 
+    /// Whether the built-in decoder is at work (so far).
+    pub fn is_built_in(&self) -> bool {
+        matches!(self.stream, Stream::BuiltIn(_))
+    }
+
     fn refuse(&self, message: String) -> Error {
         Error::Decode { path: self.path.display().to_string(), message }
     }
@@ -137,6 +144,9 @@ impl Video {
     /// below `num_frames`. Where the file ends before its header says, its last frame stands for the missing ones.
     pub fn frames(&mut self, indices: &[u32]) -> Result<Frames> {
         let (height_px, width_px) = (self.info.height_px, self.info.width_px);
+        if indices.is_empty() {
+            return Ok(Frames { bytes: vec![], indices: vec![], height_px, width_px });
+        }
         let frame_bytes = height_px * width_px * 3;
         let total = indices.len().saturating_mul(frame_bytes);
         if total > self.options.max_bytes {

@@ -16,6 +16,9 @@
 //! the t axis be [`Axis::identity`].
 
 mod cpu;
+mod launch;
+mod params;
+mod plan;
 pub mod reference;
 mod taps;
 
@@ -26,9 +29,9 @@ use crate::error::{Error, Result};
 
 const OP: &str = "resample forward";
 /// Size of a clip's entry in the table.
-const CLIP_ENTRY_BYTES: usize = 80;
+const CLIP_ENTRY_BYTES: usize = size_of::<params::ClipEntry>();
 /// Size of a frame's entry in the table.
-const FRAME_ENTRY_BYTES: usize = 32;
+const FRAME_ENTRY_BYTES: usize = size_of::<params::FrameEntry>();
 
 /// Filter along the axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -165,7 +168,7 @@ pub fn forward(
     }
     match stream.device() {
         Device::Cpu => cpu::forward(op, clips, pathways),
-        other => Err(other.no_kernel(OP)),
+        Device::Cuda(_) | Device::Simt => launch::forward(stream, op, clips, pathways, workspace),
     }
 }
 
@@ -178,8 +181,16 @@ fn check(op: &Resample, clips: &[SourceClip], pathways: &[Pathway<'_>]) -> Resul
         check_clip(clip).or_else(|message| fail(format!("clip {i}: {message}")))?;
     }
     let Some(first) = pathways.first() else { return Ok(()) };
+    if pathways.len() > params::MAX_PATHWAYS {
+        return fail(format!("at most {} pathways, got {}", params::MAX_PATHWAYS, pathways.len()));
+    }
     for (i, pathway) in pathways.iter().enumerate() {
         let (shape, expected) = (pathway.output.shape(), first.output.shape());
+        if [shape.t, shape.h, shape.w, pathway.output.pitch_c()].iter().any(|size| *size > i32::MAX as usize)
+            || pathway.frame_indices.iter().any(|i| *i > i32::MAX as u32)
+        {
+            return fail(format!("pathway {i}: sizes, pitch and sample indices must be below 2^31, got {shape}"));
+        }
         if shape.n != clips.len() || shape.t != pathway.frame_indices.len() || shape.c < 3 {
             return fail(format!(
                 "pathway {i}: expected an output [{},{},h,w,c] with c >= 3, got {shape}",
@@ -212,6 +223,9 @@ fn check_clip(clip: &SourceClip) -> Result<(), String> {
             memory.len(),
             memory.dtype()
         ));
+    }
+    if [frames, height_px, width_px].iter().any(|size| **size > i32::MAX as usize) {
+        return Err("frames, height and width must be below 2^31".into());
     }
     for (name, axis, size) in [("t", &grid.t, frames), ("y", &grid.y, height_px), ("x", &grid.x, width_px)] {
         if axis.lo > axis.hi || axis.hi as usize >= *size || !axis.start.is_finite() || !axis.step.is_finite() {

@@ -6,6 +6,8 @@
 
 mod axis;
 mod cpu;
+mod launch;
+mod params;
 pub mod reference;
 
 pub use axis::Axis;
@@ -19,11 +21,11 @@ use crate::error::{Error, Result};
 /// # Errors
 /// Different clips, channels or element types; sizes of 0 or of 2^31 and more on an axis; an output that overlaps the input.
 pub fn forward(stream: &Stream, align_corners: bool, input: &Tensor, output: &Tensor) -> Result<()> {
-    check("resize forward", input, output)?;
+    check(Direction::Forward.name(), input, output)?;
     let axes = Axis::of(align_corners, input.shape(), output.shape());
     match stream.device() {
         Device::Cpu => cpu::forward(&axes, input, output),
-        other => Err(other.no_kernel("resize forward")),
+        Device::Cuda(_) | Device::Simt => launch::run(stream, Direction::Forward, &axes, input, output),
     }
 }
 
@@ -32,11 +34,26 @@ pub fn forward(stream: &Stream, align_corners: bool, input: &Tensor, output: &Te
 /// # Errors
 /// As [`forward`].
 pub fn grad_input(stream: &Stream, align_corners: bool, grad_output: &Tensor, grad_input: &Tensor) -> Result<()> {
-    check("resize grad_input", grad_input, grad_output)?;
+    check(Direction::GradInput.name(), grad_input, grad_output)?;
     let axes = Axis::of(align_corners, grad_input.shape(), grad_output.shape());
     match stream.device() {
         Device::Cpu => cpu::grad_input(&axes, grad_output, grad_input),
-        other => Err(other.no_kernel("resize grad_input")),
+        Device::Cuda(_) | Device::Simt => launch::run(stream, Direction::GradInput, &axes, grad_output, grad_input),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    Forward,
+    GradInput,
+}
+
+impl Direction {
+    fn name(self) -> &'static str {
+        match self {
+            Direction::Forward => "resize forward",
+            Direction::GradInput => "resize grad_input",
+        }
     }
 }
 
