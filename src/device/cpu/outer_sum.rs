@@ -115,11 +115,11 @@ unsafe fn tile<X: Vector, const R: usize, const V: usize>(tile: &Tile) {
             for _ in 0..run.count {
                 let mut columns = [X::splat(0.0); V];
                 for (v, column) in columns.iter_mut().enumerate() {
-                    let from = x.add(v * X::LANES);
+                    let from = x.wrapping_add(v * X::LANES);
                     *column = if v + 1 < V { X::load(from) } else { X::load_masked(from, mask) };
                 }
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let factor = X::splat(*dy.add(r));
+                    let factor = X::broadcast(dy.wrapping_add(r));
                     for (column, sum) in columns.iter().zip(sums) {
                         *sum = factor.mul_add(*column, *sum);
                     }

@@ -325,15 +325,15 @@ unsafe fn tile<X: Vector, const R: usize, const V: usize>(tile: &Tile) {
             for k in 0..tile.k {
                 let mut columns = [X::splat(0.0); V];
                 for (v, column) in columns.iter_mut().enumerate() {
-                    *column = X::load(b.add(v * X::LANES));
+                    *column = X::load(b.wrapping_add(v * X::LANES));
                 }
                 for (row, sums) in rows.iter().zip(&mut sums) {
-                    let factor = X::splat(*row.add(k));
+                    let factor = X::broadcast(row.wrapping_add(k));
                     for (column, sum) in columns.iter().zip(sums) {
                         *sum = factor.mul_add(*column, *sum);
                     }
                 }
-                b = b.add(V * X::LANES);
+                b = b.wrapping_add(V * X::LANES);
             }
         }
         for (r, sums) in sums.iter().enumerate() {

@@ -2,7 +2,7 @@
 //!
 //! # Safety
 //! All functions: the processor must have the instruction set of the type (its kernels are only entered through functions
-//! with that `target_feature`). `load` and `store` touch `LANES` floats from the pointer on, the masked forms the first `n`
+//! with that `target_feature`). `broadcast` reads one float, `load` and `store` touch `LANES` floats from the pointer on, the masked forms the first `n`
 //! of the mask; they need no alignment.
 
 #[cfg(target_arch = "x86_64")]
@@ -12,6 +12,11 @@ pub(super) trait Vector: Copy {
     const LANES: usize;
     type Mask: Copy;
     unsafe fn splat(value: f32) -> Self;
+    /// One float in all lanes. (Not a plain `*from`: builds with assertions would check it in the innermost loops.)
+    #[inline(always)]
+    unsafe fn broadcast(from: *const f32) -> Self {
+        unsafe { Self::splat(from.read_unaligned()) }
+    }
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
     /// The first `n` lanes.
