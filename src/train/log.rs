@@ -1,7 +1,7 @@
 //! `log.jsonl`: one JSON object a line, one line an iteration and one an epoch, readable while the run goes on.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -99,11 +99,9 @@ impl Log {
         if path.exists() {
             let shorter = path.with_extension("jsonl.unfinished");
             let mut kept = Vec::new();
-            for line in BufReader::new(File::open(path).map_err(io)?).lines() {
-                let line = line.map_err(io)?;
-                let Ok(parsed) = serde_json::from_str::<Line>(&line) else { continue };
-                if belongs_before(&parsed, iteration, epoch) {
-                    kept.extend_from_slice(line.as_bytes());
+            for (text, line) in parsed(&fs::read(path).map_err(io)?) {
+                if belongs_before(&line, iteration, epoch) {
+                    kept.extend_from_slice(text);
                     kept.push(b'\n');
                 }
             }
@@ -140,7 +138,11 @@ fn belongs_before(line: &Line, iteration: u64, epoch: u64) -> bool {
 
 /// The lines of the log at `path`; lines that cannot be parsed (the last one of a killed run) are left out.
 pub fn read(path: &Path) -> Result<Vec<Line>> {
-    let file = File::open(path).map_err(|e| Error::io(path, &e))?;
-    let lines = BufReader::new(file).lines().collect::<std::io::Result<Vec<_>>>().map_err(|e| Error::io(path, &e))?;
-    Ok(lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    let bytes = fs::read(path).map_err(|e| Error::io(path, &e))?;
+    Ok(parsed(&bytes).map(|(_, line)| line).collect())
+}
+
+/// Each whole line of `bytes` with what it says. A line may be cut off anywhere, inside a character of a file name too.
+fn parsed(bytes: &[u8]) -> impl Iterator<Item = (&[u8], Line)> {
+    bytes.split(|&b| b == b'\n').filter_map(|line| Some((line, serde_json::from_slice(line).ok()?)))
 }
