@@ -12,8 +12,10 @@ pub(crate) enum Join {
     Line,
     /// The value holds until the next point.
     Step,
-    /// Each point on its own, marked.
+    /// Straight lines with a mark at each point.
     Marks,
+    /// Not at all: a dot at each point.
+    Dots,
 }
 
 /// Points with a name.
@@ -108,12 +110,20 @@ fn draw_panel(
     let shown = panel.series.iter().filter(|s| !s.points.is_empty());
     for (row, (series, color)) in shown.zip(COLORS.iter().cycle()).enumerate() {
         let points = series.points.iter().map(|&(x, y)| (x, place(y)));
-        if series.join == Join::Marks {
-            chart.draw_series(points.clone().map(|p| Circle::new(p, 3, color.filled())))?;
-        }
-        let joined: Vec<_> = if series.join == Join::Step { steps(points) } else { points.collect() };
         let style = ShapeStyle::from(color).stroke_width(2);
-        chart.draw_series(LineSeries::new(joined, style))?;
+        let radius = match series.join {
+            Join::Marks => 3,
+            Join::Dots => 2,
+            Join::Line | Join::Step => 0,
+        };
+        if radius > 0 {
+            chart.draw_series(points.clone().map(|p| Circle::new(p, radius, color.filled())))?;
+        }
+        match series.join {
+            Join::Dots => {}
+            Join::Step => drop(chart.draw_series(LineSeries::new(steps(points), style))?),
+            Join::Line | Join::Marks => drop(chart.draw_series(LineSeries::new(points, style))?),
+        }
         if !series.name.is_empty() {
             let y = 44 + 20 * row as i32;
             legend.draw(&PathElement::new([(4, y), (24, y)], style))?;

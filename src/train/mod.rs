@@ -7,7 +7,7 @@
 //! | which step comes next, when to validate, save and stop | `run.rs` |
 //! | accuracy at the default shape | `evaluate.rs` |
 //! | what the keys of a configuration mean for each stage | [`setup`] |
-//! | what lies in OUTPUT_DIR | [`OutputDir`], [`log`] |
+//! | what lies in OUTPUT_DIR | [`OutputDir`], [`log`], [`report`] |
 //! | what a watcher sees | [`Progress`] |
 //!
 //! ```no_run
@@ -31,6 +31,7 @@ mod evaluate;
 pub mod log;
 mod output;
 mod progress;
+pub mod report;
 mod run;
 pub mod setup;
 mod step;

@@ -111,15 +111,10 @@ impl OutputDir {
         let text = serde_json::to_vec_pretty(summary).map_err(|e| Error::io(&path, &e.into()))?;
         replace(&path, &text)
     }
-
-    /// Writes the report.
-    pub fn write_report(&self, html: &str) -> Result<()> {
-        replace(&self.folder.join("report.html"), html.as_bytes())
-    }
 }
 
 /// Writes a file under another name and renames it, so that there is always a whole one.
-fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let unfinished = path.with_extension("unfinished");
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&unfinished)?;

@@ -323,6 +323,7 @@ impl Trainer {
             version: state.version.clone(),
         };
         self.output.write_summary(&summary)?;
+        super::report::write(self.output.folder())?;
         Ok(Outcome { finished, summary })
     }
 }

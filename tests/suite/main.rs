@@ -21,6 +21,7 @@ mod moving_shapes;
 mod multigrid;
 mod pointwise;
 mod pool3d;
+mod report;
 mod resample;
 mod resize;
 mod sampling;
