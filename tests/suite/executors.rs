@@ -2,6 +2,14 @@
 
 use vcycle::device::Device;
 
+/// The text of tests/cases/`name`.toml, or of `name`.toml in the folder VCYCLE_CASES, for binaries that left their clone.
+pub fn cases(name: &str) -> String {
+    let folder =
+        std::env::var("VCYCLE_CASES").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases").into());
+    let path = format!("{folder}/{name}.toml");
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
 /// Every executor of this build and machine that can be used. With `VCYCLE_REQUIRE_GPU=1` a missing GPU is a failure.
 pub fn all() -> Vec<Device> {
     let mut devices = vec![Device::Cpu];

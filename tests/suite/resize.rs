@@ -1,6 +1,6 @@
 //! `ops::resize` against its f64 reference and PyTorch.
 
-use vcycle::device::{Device, Tensor};
+use vcycle::device::{Device, Element, Tensor};
 use vcycle::ops::resize::{self, reference};
 use vcycle::shape::ActivationShape;
 
@@ -32,46 +32,120 @@ fn golden_interpolate_trilinear() {
     golden::passed("interpolate_trilinear", cases.len());
 }
 
-const CASES: [([usize; 3], [usize; 3]); 6] = [
-    ([4, 6, 6], [2, 3, 3]),
-    ([2, 3, 5], [4, 7, 9]),
-    ([3, 4, 5], [3, 4, 5]),
-    ([1, 1, 7], [1, 5, 1]),
-    ([5, 2, 3], [1, 1, 1]),
-    ([2, 9, 4], [7, 5, 8]),
-];
+/// A row of tests/cases/resize.toml.
+#[derive(serde::Deserialize)]
+struct Case {
+    name: String,
+    input: [usize; 5],
+    output: [usize; 3],
+    #[serde(default)]
+    gap: usize,
+    #[serde(default)]
+    bench: bool,
+}
+
+#[derive(serde::Deserialize)]
+struct Cases {
+    case: Vec<Case>,
+}
+
+fn cases() -> Vec<Case> {
+    let all = toml::from_str::<Cases>(&crate::executors::cases("resize")).expect("tests/cases/resize.toml").case;
+    all.into_iter().filter(|case| !case.bench).collect()
+}
+
+impl Case {
+    fn shapes(&self) -> [ActivationShape; 2] {
+        let ([n, t, h, w, c], [to, ho, wo]) = (self.input, self.output);
+        [ActivationShape::new(n, t, h, w, c), ActivationShape::new(n, to, ho, wo, c)]
+    }
+
+    /// A tensor with `gap` channels of another tensor behind its own; the values are rounded to `T`.
+    fn tensor<T: Element>(
+        &self,
+        device: &Device,
+        shape: ActivationShape,
+        values: &[f64],
+        round: fn(f64) -> T,
+    ) -> Tensor {
+        let wide = shape.with_channels(shape.c + self.gap);
+        let mut all = vec![round(9.0); wide.num_elements()];
+        for (row, values) in all.chunks_mut(wide.c).zip(values.chunks(shape.c)) {
+            row.iter_mut().zip(values).for_each(|(to, from)| *to = round(*from));
+        }
+        Tensor::from_host(device, wide, &all).unwrap().channels(0, shape.c).unwrap()
+    }
+}
+
+/// Both directions: no further from f64 than twice what plain f32 is, and one rounding to the stored type.
+fn check<T: Element + Into<f64>>(
+    device: &Device,
+    case: &Case,
+    align_corners: bool,
+    round: fn(f64) -> T,
+    rounding: f64,
+) {
+    let shapes = case.shapes();
+    let [input, output] = shapes;
+    let stored = |name: &str, n: usize| -> Vec<f64> {
+        fill::f32(name, n, 1.0, 0.0).into_iter().map(|v| round(f64::from(v)).into()).collect()
+    };
+    let (x, dy) = (stored("resize/x", input.num_elements()), stored("resize/dy", output.num_elements()));
+    let to_f32 = |v: f64| f64::from(v as f32);
+    let y = [|v| v, to_f32].map(|r| reference::forward(shapes, align_corners, &x, r));
+    let dx = [|v| v, to_f32].map(|r| reference::grad_input(shapes, align_corners, &dy, r));
+    crate::executors::in_all_modes(device, |mode| {
+        let stream = device.stream().unwrap();
+        let run = || {
+            let (tx, tdy) = (case.tensor(device, input, &x, round), case.tensor(device, output, &dy, round));
+            let ty = case.tensor(device, output, &vec![5.0; output.num_elements()], round);
+            let tdx = case.tensor(device, input, &vec![5.0; input.num_elements()], round);
+            resize::forward(&stream, align_corners, &tx, &ty).unwrap();
+            resize::grad_input(&stream, align_corners, &tdy, &tdx).unwrap();
+            [ty, tdx].map(|t| t.read::<T>().unwrap().into_iter().map(Into::into).collect::<Vec<f64>>())
+        };
+        let got = run();
+        for (direction, got, [want, plain]) in [("forward", &got[0], &y), ("grad_input", &got[1], &dx)] {
+            let worst = want.iter().zip(plain).fold(0f64, |worst, (a, b)| worst.max((a - b).abs()));
+            for (i, (got, want)) in got.iter().zip(want).enumerate() {
+                assert!(
+                    (got - want).abs() <= 2.0 * worst + want.abs() * rounding,
+                    "{} {direction} align {align_corners} {:?} on {mode}: element {i}: got {got}, want {want}",
+                    case.name,
+                    T::DTYPE,
+                );
+            }
+        }
+        assert_eq!(got, run(), "{} on {mode}: two runs differ", case.name);
+    });
+}
 
 #[test]
-fn random_activations_agree_with_the_reference_both_ways() {
+fn cases_agree_with_the_reference_on_every_executor() {
     for device in crate::executors::all() {
-        let stream = device.stream().unwrap();
-        for (from, to) in CASES {
-            for (align_corners, c) in [(true, 1), (false, 5), (true, 8), (false, 16)] {
-                let input = ActivationShape::new(2, from[0], from[1], from[2], c);
-                let output = ActivationShape::new(2, to[0], to[1], to[2], c);
-                let x = fill::f32("resize/x", input.num_elements(), 1.0, 0.0);
-                let dy = fill::f32("resize/dy", output.num_elements(), 1.0, 0.0);
-                let wide = |v: &[f32]| v.iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
-                let (tx, tdy) =
-                    (Tensor::from_host(&device, input, &x).unwrap(), Tensor::from_host(&device, output, &dy).unwrap());
-                let ty = Tensor::zeroed(&device, tx.dtype(), output).unwrap();
-                let tdx = Tensor::zeroed(&device, tx.dtype(), input).unwrap();
-                resize::forward(&stream, align_corners, &tx, &ty).unwrap();
-                resize::grad_input(&stream, align_corners, &tdy, &tdx).unwrap();
-                let case = format!("{device:?} {from:?} -> {to:?} align {align_corners} c {c}");
-                let want = reference::forward(align_corners, input, output, &wide(&x));
-                close(&case, &ty.read::<f32>().unwrap(), &want, 2e-6);
-                // A gradient sums up to 35 terms.
-                let want = reference::grad_input(align_corners, input, output, &wide(&dy));
-                close(&case, &tdx.read::<f32>().unwrap(), &want, 2e-5);
+        for case in cases() {
+            for align_corners in [false, true] {
+                check::<f32>(&device, &case, align_corners, |v| v as f32, 2f64.powi(-24));
+                check::<half::bf16>(&device, &case, align_corners, half::bf16::from_f64, 2f64.powi(-8));
+                check::<half::f16>(&device, &case, align_corners, half::f16::from_f64, 2f64.powi(-11));
             }
         }
     }
 }
 
-fn close(case: &str, got: &[f32], want: &[f64], allowed: f64) {
-    for (i, (got, want)) in got.iter().zip(want).enumerate() {
-        assert!((f64::from(*got) - want).abs() <= allowed, "{case}: element {i}: got {got}, want {want}");
+/// Halving with whole weights: sums of small integers are exact, so every executor gives equal bits.
+#[test]
+fn small_integers_are_exact() {
+    let [input, output] = [ActivationShape::new(1, 2, 4, 6, 4), ActivationShape::new(1, 1, 2, 3, 4)];
+    let x: Vec<f32> = fill::int("resize/int", input.num_elements(), 17).into_iter().map(|v| v as f32).collect();
+    let x64: Vec<f64> = x.iter().map(|v| f64::from(*v)).collect();
+    let want = reference::forward([input, output], false, &x64, |v| v);
+    for device in crate::executors::all() {
+        let from = Tensor::from_host(&device, input, &x).unwrap();
+        let to = Tensor::zeroed(&device, from.dtype(), output).unwrap();
+        resize::forward(&device.stream().unwrap(), false, &from, &to).unwrap();
+        let got: Vec<f64> = to.read::<f32>().unwrap().into_iter().map(f64::from).collect();
+        assert_eq!(got, want, "{device}");
     }
 }
 

@@ -3,25 +3,26 @@
 use crate::shape::ActivationShape;
 
 /// Weight of input element `j` in output sample `i`.
-fn weight(align_corners: bool, size: usize, resized: usize, i: usize, j: usize) -> f64 {
+fn weight(align_corners: bool, size: usize, resized: usize, i: usize, j: usize, round: Round) -> f64 {
     let position = match (align_corners, resized) {
         (true, 1) => 0.0,
-        (true, _) => i as f64 * (size - 1) as f64 / (resized - 1) as f64,
-        (false, _) => ((i as f64 + 0.5) * size as f64 / resized as f64 - 0.5).clamp(0.0, (size - 1) as f64),
+        (true, _) => round(i as f64 * round((size - 1) as f64 / (resized - 1) as f64)),
+        (false, _) => round(round((i as f64 + 0.5) * round(size as f64 / resized as f64)) - 0.5),
     };
-    (1.0 - (position - j as f64).abs()).max(0.0)
+    round(1.0 - round(position.clamp(0.0, (size - 1) as f64) - j as f64).abs()).max(0.0)
 }
 
-/// `sum over (input, output) pairs` of `weight`: forward adds into the output, backward into the input.
+/// Calls `visit` with every pair of an input and an output position that has a weight, and with the weight.
 fn for_each_pair(
+    shapes: [ActivationShape; 2],
     align_corners: bool,
-    input: ActivationShape,
-    output: ActivationShape,
+    round: Round,
     mut visit: impl FnMut(usize, usize, f64),
 ) {
+    let [input, output] = shapes;
     let pairs = |size: usize, resized: usize| -> Vec<(usize, usize, f64)> {
         let all = (0..resized).flat_map(|i| (0..size).map(move |j| (i, j)));
-        all.map(|(i, j)| (i, j, weight(align_corners, size, resized, i, j))).filter(|p| p.2 > 0.0).collect()
+        all.map(|(i, j)| (i, j, weight(align_corners, size, resized, i, j, round))).filter(|p| p.2 > 0.0).collect()
     };
     let (t, h, w) = (pairs(input.t, output.t), pairs(input.h, output.h), pairs(input.w, output.w));
     for n in 0..input.n {
@@ -30,35 +31,38 @@ fn for_each_pair(
                 for &(wo, wi, ww) in &w {
                     let from = ((n * input.t + ti) * input.h + hi) * input.w + wi;
                     let to = ((n * output.t + to) * output.h + ho) * output.w + wo;
-                    visit(from, to, wt * wh * ww);
+                    visit(from, to, round(round(wt * wh) * ww));
                 }
             }
         }
     }
 }
 
-/// `values` `[n][t][h][w][c]` resized to `output`'s t, h, w.
-pub fn forward(align_corners: bool, input: ActivationShape, output: ActivationShape, values: &[f64]) -> Vec<f64> {
-    let mut result = vec![0.0; output.num_elements()];
-    for_each_pair(align_corners, input, output, |from, to, weight| {
-        for c in 0..input.c {
-            result[to * input.c + c] += weight * values[from * input.c + c];
+/// What happens to every result of an arithmetic operation: the identity gives the meaning of the op, rounding to f32
+/// what plain f32 makes of it.
+pub type Round = fn(f64) -> f64;
+
+/// `values` of shape `shapes[0]`, `[n][t][h][w][c]`, resized to `shapes[1]`.
+pub fn forward(shapes: [ActivationShape; 2], align_corners: bool, values: &[f64], round: Round) -> Vec<f64> {
+    let c = shapes[0].c;
+    let mut result = vec![0.0; shapes[1].num_elements()];
+    for_each_pair(shapes, align_corners, round, |from, to, weight| {
+        for ch in 0..c {
+            let sum = &mut result[to * c + ch];
+            *sum = round(*sum + round(weight * values[from * c + ch]));
         }
     });
     result
 }
 
-/// Gradient of the input, from `grad_output` `[n][to][ho][wo][c]`.
-pub fn grad_input(
-    align_corners: bool,
-    input: ActivationShape,
-    output: ActivationShape,
-    grad_output: &[f64],
-) -> Vec<f64> {
-    let mut result = vec![0.0; input.num_elements()];
-    for_each_pair(align_corners, input, output, |from, to, weight| {
-        for c in 0..input.c {
-            result[from * input.c + c] += weight * grad_output[to * input.c + c];
+/// Gradient of the input of shape `shapes[0]`, from that of the output of shape `shapes[1]`.
+pub fn grad_input(shapes: [ActivationShape; 2], align_corners: bool, grad_output: &[f64], round: Round) -> Vec<f64> {
+    let c = shapes[0].c;
+    let mut result = vec![0.0; shapes[0].num_elements()];
+    for_each_pair(shapes, align_corners, round, |from, to, weight| {
+        for ch in 0..c {
+            let sum = &mut result[from * c + ch];
+            *sum = round(*sum + round(weight * grad_output[to * c + ch]));
         }
     });
     result
