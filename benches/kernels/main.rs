@@ -3,6 +3,9 @@
 
 mod batch_norm;
 mod cases;
+mod device;
+mod resample;
+mod resize;
 
-criterion::criterion_group!(kernels, batch_norm::bench);
+criterion::criterion_group!(kernels, batch_norm::bench, resample::bench, resize::bench);
 criterion::criterion_main!(kernels);

@@ -55,3 +55,75 @@ fn copies_refuse_what_does_not_fit() {
     assert!(slice.write(&[0u32; 16]).is_err(), "other element type");
     assert!(slice.write(&[0f32; 15]).is_err(), "other length");
 }
+
+/// A driver's words for its errors, as C.
+const ERROR_TEXTS: &str = r#"
+int cuGetErrorName(int e, const char **s) { *s = "CUDA_ERROR_NO_DEVICE"; return 0; }
+int cuGetErrorString(int e, const char **s) { *s = "no CUDA-capable device is detected"; return 0; }
+"#;
+
+/// Runs `vcycle devices` with a driver library made of `source`; `None` where there is no C compiler or no program.
+fn devices_with_driver(source: &str) -> Option<std::process::Output> {
+    let program = env!("CARGO_BIN_EXE_vcycle");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("driver.c");
+    std::fs::write(&file, source).unwrap();
+    let mut compiler = std::process::Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-o"]).arg(folder.path().join("libcuda.so")).arg(&file);
+    if !std::path::Path::new(program).is_file() || !compiler.status().is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: driver libraries that answer oddly, because there is no C compiler or no vcycle program");
+        return None;
+    }
+    let mut command = std::process::Command::new(program);
+    Some(command.arg("devices").env("LD_LIBRARY_PATH", folder.path()).output().unwrap())
+}
+
+#[test]
+fn a_driver_that_cannot_be_used_is_a_reason_and_no_panic() {
+    let version = |v: u32| format!("int cuDriverGetVersion(int *v) {{ *v = {v}; return 0; }}\n");
+    let cases = [
+        ("too old", version(12020), "the CUDA driver is for CUDA 12.2, the kernels need 13.0"),
+        ("no version", "int nothing(void) { return 0; }".into(), "Missing symbol cuDriverGetVersion"),
+        (
+            "version fails",
+            "int cuDriverGetVersion(int *v) { return 999; }".into(),
+            "does not tell its version (error 999)",
+        ),
+        (
+            "no device",
+            version(13000) + ERROR_TEXTS + "int cuInit(unsigned f) { return 100; }",
+            "no CUDA-capable device",
+        ),
+        (
+            "no GPU",
+            version(13000) + "int cuInit(unsigned f) { return 0; } int cuDeviceGetCount(int *n) { *n = 0; return 0; }",
+            "the CUDA driver sees no GPU",
+        ),
+        ("half a library", version(13000) + "int cuInit(unsigned f) { return 0; }", "Missing symbol cuDeviceGetCount"),
+    ];
+    for (case, source, reason) in cases {
+        let Some(output) = devices_with_driver(&source) else { return };
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{case}: {out}{err}");
+        assert!(out.contains(reason), "{case}: expected `{reason}` in\n{out}");
+        assert!(!err.contains("panicked"), "{case}: {err}");
+        assert!(out.contains("cpu   cpu, "), "{case}: the cpu is there all the same\n{out}");
+    }
+}
+
+#[test]
+fn kernels_are_compiled_for_both_architectures() {
+    use vcycle::device::kernels::{KERNELS, find};
+    if KERNELS.is_empty() || option_env!("VCYCLE_CUDA_ARCHS").is_some() {
+        eprintln!("SKIPPED: compiled kernels, because this build had no nvcc or other architectures");
+        return;
+    }
+    for kernel in KERNELS {
+        assert_eq!(find(kernel.name), Some(kernel), "the table is sorted");
+        assert!(kernel.archs.contains(&"sm_90a"), "{kernel:?}");
+    }
+    for name in ["resample_forward_linear_bf16", "resize_forward_vector8_bf16", "resize_grad_input_scalar_f32"] {
+        let kernel = find(name).unwrap_or_else(|| panic!("{name} is missing"));
+        assert_eq!(kernel.archs, ["sm_80", "sm_90a", "compute_80"], "{name}");
+    }
+}
