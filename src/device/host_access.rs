@@ -121,7 +121,7 @@ pub(super) fn check_overlap(reads: &[&Slice], writes: &[&Slice]) -> Result<()> {
         let (memory, start, end) = range(write);
         for other in reads.iter().chain(&writes[i + 1..]) {
             let (other_memory, other_start, other_end) = range(other);
-            if memory == other_memory && start < other_end && other_start < end {
+            if memory == other_memory && start.max(other_start) < end.min(other_end) {
                 return Err(Error::shape(
                     "host access",
                     format!(

@@ -31,35 +31,41 @@ impl Tensor {
     /// elements; what follows is cut off.
     pub fn new(memory: Slice, shape: ActivationShape, pitch_c: usize) -> Result<Tensor> {
         let needed = match shape.num_positions() {
-            0 => 0,
-            p => (p - 1) * pitch_c + shape.c,
+            0 => Some(0),
+            p => (p - 1).checked_mul(pitch_c).and_then(|last| last.checked_add(shape.c)),
         };
-        if pitch_c < shape.c || memory.len() < needed {
-            return Err(Error::shape(
+        let needed = needed.filter(|&n| pitch_c >= shape.c && n <= memory.len()).ok_or_else(|| {
+            let needs = needed.map_or("too many".into(), |n| n.to_string());
+            Error::shape(
                 "tensor",
-                format!("{shape} with channel pitch {pitch_c} needs {needed} elements, got {}", memory.len()),
-            ));
-        }
+                format!("{shape} with channel pitch {pitch_c} needs {needs} elements, got {}", memory.len()),
+            )
+        })?;
         Ok(Tensor { memory: memory.part(0, needed)?, shape, pitch_c })
     }
 
     /// Channels `start .. start + c` of this tensor.
     pub fn channels(&self, start: usize, c: usize) -> Result<Tensor> {
-        if start + c > self.shape.c {
-            return Err(Error::shape("tensor", format!("channels {start}..{} of {}", start + c, self.shape)));
+        if start.checked_add(c).is_none_or(|end| end > self.shape.c) {
+            return Err(Error::shape("tensor", format!("{c} channels from {start} on of {}", self.shape)));
         }
-        let memory = self.memory.part(start, self.memory.len() - start)?;
+        let memory = self.from(start)?;
         Tensor::new(memory, self.shape.with_channels(c), self.pitch_c)
     }
 
     /// Clips `start .. start + n` of this tensor.
     pub fn clips(&self, start: usize, n: usize) -> Result<Tensor> {
-        if start + n > self.shape.n {
-            return Err(Error::shape("tensor", format!("clips {start}..{} of {}", start + n, self.shape)));
+        if start.checked_add(n).is_none_or(|end| end > self.shape.n) {
+            return Err(Error::shape("tensor", format!("{n} clips from {start} on of {}", self.shape)));
         }
         let first = start * self.shape.t * self.shape.h * self.shape.w * self.pitch_c;
-        let memory = self.memory.part(first, self.memory.len() - first)?;
-        Tensor::new(memory, ActivationShape { n, ..self.shape }, self.pitch_c)
+        Tensor::new(self.from(first)?, ActivationShape { n, ..self.shape }, self.pitch_c)
+    }
+
+    /// The memory from element `first` on; nothing where that lies behind the end, as it may for a view of nothing.
+    fn from(&self, first: usize) -> Result<Slice> {
+        let first = first.min(self.memory.len());
+        self.memory.part(first, self.memory.len() - first)
     }
 
     /// The memory, from channel 0 of position 0 to the last channel of the last position.

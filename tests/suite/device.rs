@@ -1,5 +1,7 @@
 //! Devices, memory, streams, copies.
 
+mod host;
+
 use vcycle::device::{Buffer, Device, Pinned};
 use vcycle::error::Error;
 
