@@ -1,6 +1,7 @@
 //! Dropout from a counter-based random stream: the mask is a function of (seed, step, clip, feature) and is never stored.
 
 mod cpu;
+pub mod reference;
 
 use crate::device::{Stream, Tensor, with_host};
 use crate::error::{Error, Result};

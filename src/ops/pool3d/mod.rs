@@ -1,6 +1,7 @@
 //! Max and average pooling over (t, h, w).
 
 mod cpu;
+pub mod reference;
 
 use crate::device::{DType, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};

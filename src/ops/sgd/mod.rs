@@ -1,6 +1,7 @@
 //! SGD with momentum, Nesterov and weight decay over all parameters in one launch (torch.optim.SGD's rule).
 
 mod cpu;
+pub mod reference;
 
 use std::ops::Range;
 

@@ -1,6 +1,7 @@
 //! Softmax cross-entropy with its gradient, and softmax alone for evaluation.
 
 mod cpu;
+pub mod reference;
 
 use crate::device::{DType, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
