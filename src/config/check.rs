@@ -19,8 +19,41 @@ impl Config {
         self.num_gpus.max(1)
     }
 
+    /// Numbers so large that arithmetic on sizes could overflow, or that a plan would take for ever.
+    fn check_sizes(&self) -> Result<(), String> {
+        let (data, solver) = (&self.data, &self.solver);
+        let [_, largest_scale] = data.train_jitter_scales;
+        let moving = &self.vcycle.moving_shapes;
+        for (key, value, most) in [
+            ("NUM_GPUS", self.num_gpus, 1 << 16),
+            ("TRAIN.BATCH_SIZE", self.train.batch_size, 1 << 20),
+            ("TEST.BATCH_SIZE", self.test.batch_size, 1 << 20),
+            ("DATA.NUM_FRAMES", data.num_frames, 1 << 14),
+            ("DATA.SAMPLING_RATE", data.sampling_rate, 1 << 14),
+            ("DATA.TARGET_FPS", data.target_fps, 1 << 14),
+            ("DATA.TRAIN_CROP_SIZE", data.train_crop_size, 1 << 14),
+            ("DATA.TEST_CROP_SIZE", data.test_crop_size, 1 << 14),
+            ("DATA.TRAIN_JITTER_SCALES", largest_scale, 1 << 15),
+            ("SOLVER.MAX_EPOCH", solver.max_epoch, 1 << 20),
+            ("BN.NUM_SPLITS", self.bn.num_splits, 1 << 20),
+            ("BN.NUM_SYNC_DEVICES", self.bn.num_sync_devices, 1 << 20),
+            ("MULTIGRID.BN_BASE_SIZE", self.multigrid.bn_base_size, 1 << 20),
+            ("MODEL.NUM_CLASSES", self.model.num_classes, 1 << 20),
+            ("RESNET.WIDTH_PER_GROUP", self.resnet.width_per_group, 1 << 14),
+            ("RESNET.NUM_GROUPS", self.resnet.num_groups, 1 << 14),
+            ("SLOWFAST.FUSION_CONV_CHANNEL_RATIO", self.slowfast.fusion_conv_channel_ratio, 1 << 10),
+            ("SLOWFAST.FUSION_KERNEL_SZ", self.slowfast.fusion_kernel_sz, 1 << 10),
+            ("VCYCLE.MOVING_SHAPES.FRAMES", moving.frames, 1 << 14),
+            ("VCYCLE.MOVING_SHAPES.SIZE_PX", moving.size_px, 1 << 14),
+        ] {
+            require! { value <= most, "{key}: expected at most {most}, got {value}"; }
+        }
+        Ok(())
+    }
+
     /// What the schedule needs; loading checks it, and the schedule again for structs filled in by hand.
     pub(crate) fn check(&self) -> Result<(), String> {
+        self.check_sizes()?;
         self.check_data()?;
         self.check_solver()?;
         self.check_multigrid()?;
@@ -74,8 +107,8 @@ impl Config {
             require! {
                 steps.first() == Some(&0), "SOLVER.STEPS: expected a list that starts with 0, got {steps:?}";
                 steps.windows(2).all(|w| w[0] < w[1]), "SOLVER.STEPS: expected increasing epochs, got {steps:?}";
-                steps.last().is_none_or(|&last| last < max_epoch),
-                    "SOLVER.STEPS: expected epochs below SOLVER.MAX_EPOCH ({max_epoch}), got {steps:?}";
+                steps.last().is_none_or(|&last| last <= max_epoch),
+                    "SOLVER.STEPS: expected epochs up to SOLVER.MAX_EPOCH ({max_epoch}), got {steps:?}";
                 self.multigrid.long_cycle || solver.lrs.len() >= steps.len(),
                     "SOLVER.LRS: expected at least {} rates, one for each of SOLVER.STEPS, got {}", steps.len(), solver.lrs.len();
             }
@@ -89,15 +122,16 @@ impl Config {
 
     fn check_multigrid(&self) -> Result<(), String> {
         let grid = &self.multigrid;
-        let fraction = |f: f64| f > 0.0 && f <= 1.0;
+        let fraction = |f: f64| (0.01..=1.0).contains(&f);
         require! {
-            grid.epoch_factor > 0.0, "MULTIGRID.EPOCH_FACTOR: expected a number > 0, got {}", grid.epoch_factor;
+            grid.epoch_factor > 0.0 && grid.epoch_factor <= 1000.0,
+                "MULTIGRID.EPOCH_FACTOR: expected a number in (0, 1000], got {}", grid.epoch_factor;
             grid.bn_base_size > 0, "MULTIGRID.BN_BASE_SIZE: expected at least 1, got 0";
             grid.eval_freq > 0, "MULTIGRID.EVAL_FREQ: expected at least 1, got 0";
             grid.short_cycle_factors.iter().all(|&f| fraction(f)),
-                "MULTIGRID.SHORT_CYCLE_FACTORS: expected numbers in (0, 1], got {:?}", grid.short_cycle_factors;
+                "MULTIGRID.SHORT_CYCLE_FACTORS: expected numbers in [0.01, 1], got {:?}", grid.short_cycle_factors;
             grid.long_cycle_factors.iter().flatten().all(|&f| fraction(f)),
-                "MULTIGRID.LONG_CYCLE_FACTORS: expected numbers in (0, 1], got {:?}", grid.long_cycle_factors;
+                "MULTIGRID.LONG_CYCLE_FACTORS: expected numbers in [0.01, 1], got {:?}", grid.long_cycle_factors;
             !grid.long_cycle || !grid.long_cycle_factors.is_empty(), "MULTIGRID.LONG_CYCLE_FACTORS: expected at least one shape, got none";
             !grid.long_cycle || self.solver.steps.len() >= 2,
                 "SOLVER.STEPS: expected at least two with MULTIGRID.LONG_CYCLE, got {:?}", self.solver.steps;

@@ -121,8 +121,10 @@ pub(super) fn read_yaml(text: &str) -> Result<Value, String> {
     serde_saphyr::from_str_with_options::<Value>(text, options).map_err(|error| {
         let line = error.location().map_or(String::new(), |l| format!("line {}, column {}: ", l.line(), l.column()));
         let message = error.without_snippet().to_string();
-        // The parser repeats the place in its own words at the end; once is enough.
-        let message = message.split(" at line ").next().unwrap_or(&message).to_string();
+        // The parser repeats the place at the end, and names settings of its own; neither helps here.
+        let message = [" at line ", ", set DuplicateKeyPolicy"]
+            .iter()
+            .fold(message.as_str(), |m, end| m.split(end).next().unwrap_or(m));
         format!("{line}not valid YAML: {message}")
     })
 }

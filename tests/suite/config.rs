@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use proptest::prelude::*;
 use vcycle::Error;
 use vcycle::config::{Arch, Config, Dataset, LrPolicy, NormType, Resample};
 
@@ -160,7 +161,11 @@ fn bad_files_are_named() {
     let error = Config::load("no/such.yaml", &[]).unwrap_err();
     assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("no/such.yaml"), "{error}");
     assert_refused("TRAIN:\n  BATCH_SIZE: [1, 2\nDATA: {}", &[], &["f.yaml: line", "not valid YAML"]);
-    assert_refused("TRAIN:\n  BATCH_SIZE: 8\n  BATCH_SIZE: 16", &[], &["f.yaml: line 3", "BATCH_SIZE"]);
+    assert_refused(
+        "TRAIN:\n  BATCH_SIZE: 8\n  BATCH_SIZE: 16",
+        &[],
+        &["f.yaml: line 3", "duplicate mapping key: BATCH_SIZE"],
+    );
     assert_refused("- 1\n- 2", &[], &["expected sections of keys", "a list"]);
     assert_refused("", &["TRAIN.BATCH_SIZE"], &["TRAIN.BATCH_SIZE", "no value"]);
 }
@@ -244,5 +249,55 @@ fn shipped_configs_load() {
 fn every_key_is_documented() {
     for key in Config::keys() {
         assert!(key.doc.ends_with('.') && !key.expected.is_empty(), "{key:?}");
+    }
+}
+
+#[test]
+fn numbers_too_large_for_arithmetic_are_refused() {
+    let huge = i64::MAX.to_string();
+    for (key, value) in [
+        ("TRAIN.BATCH_SIZE", huge.as_str()),
+        ("DATA.NUM_FRAMES", "99999999"),
+        ("SOLVER.MAX_EPOCH", "1_000_000_000"),
+        ("MULTIGRID.EPOCH_FACTOR", "1e300"),
+        ("MULTIGRID.SHORT_CYCLE_FACTORS", "[1e-9, 1]"),
+    ] {
+        assert_refused("", &[key, value], &[key, "expected"]);
+    }
+    assert_refused("", &["TRAIN.BATCH_SIZE", "99999999999999999999"], &["an integer"]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the value of whatever key: an answer, and a configuration that is taken reads back and can be planned or refused.
+    #[test]
+    fn any_value_gets_an_answer(
+        choice in any::<prop::sample::Index>(),
+        value in prop_oneof![
+            "[-0-9.e]{1,6}", "\\PC{0,12}", "\\[[0-9., ]{0,12}\\]", "(True|None|no|~|slow|sync_batchnorm|cosine|\\[\\]|\\(1,\\))",
+            "[0-9]{1,20}",
+        ],
+    ) {
+        let keys = Config::keys();
+        let words = [choice.get(&keys).name.clone(), value];
+        if let Ok(cfg) = Config::parse("MULTIGRID: {SHORT_CYCLE: True}", "any", &words) {
+            let yaml = cfg.to_yaml();
+            let again = Config::parse(&yaml, "again", &[]);
+            prop_assert!(again.as_ref().is_ok_and(|again| *again == cfg), "{words:?}: {again:?}");
+            let _ = cfg.check_trainable();
+            if let Ok(schedule) = vcycle::multigrid::Schedule::new(&cfg) {
+                prop_assert!(schedule.lr(0.5).is_finite());
+            }
+        }
+    }
+
+    /// Any text as a file: an answer in one line.
+    #[test]
+    fn any_file_gets_an_answer(yaml in "(\\PC|\n|: |  |- |[A-Z]{2,5}){0,40}") {
+        if let Err(error) = Config::parse(&yaml, "any.yaml", &[]) {
+            prop_assert!(error.to_string().starts_with("config: any.yaml: "), "{error}");
+            prop_assert_eq!(error.to_string().lines().count(), 1, "{}", error);
+        }
     }
 }
