@@ -10,6 +10,7 @@
 
 mod build;
 pub mod config;
+mod from_config;
 mod init;
 pub mod layers;
 pub mod network;

@@ -6,53 +6,18 @@ use std::sync::Arc;
 use crate::clip::{ClipSource, MovingShapes, MovingShapesConfig, ResampleMode, Sampling, Split};
 use crate::config::{Config, Dataset, Resample as ResampleKey};
 use crate::error::{Error, Result};
-use crate::model::{Arch, ModelConfig, Transform};
+use crate::model::ModelConfig;
 use crate::ops::resample::Resample;
 use crate::optimizer::SgdConfig;
 
-/// A per-stage list of the configuration as the model takes it.
-fn stages<T: Clone>(key: &str, list: &[Vec<T>]) -> Result<[Vec<T>; 4]> {
-    list.to_vec().try_into().map_err(|l: Vec<Vec<T>>| {
-        Error::Config(format!("RESNET.{key}: expected 4 lists, one a stage, got {}", l.len()))
-    })
-}
-
 /// The network that `cfg` asks for.
 pub fn model_config(cfg: &Config) -> Result<ModelConfig> {
-    let (model, resnet, slowfast) = (&cfg.model, &cfg.resnet, &cfg.slowfast);
-    Ok(ModelConfig {
-        arch: Arch::from_name(model.arch.as_str())?,
-        depth: resnet.depth,
-        width_per_group: resnet.width_per_group,
-        num_groups: resnet.num_groups,
-        transform: Transform::from_name(resnet.trans_func.as_str())?,
-        stride_1x1: resnet.stride_1x1,
-        spatial_strides: stages("SPATIAL_STRIDES", &resnet.spatial_strides)?,
-        spatial_dilations: stages("SPATIAL_DILATIONS", &resnet.spatial_dilations)?,
-        num_block_temp_kernel: stages("NUM_BLOCK_TEMP_KERNEL", &resnet.num_block_temp_kernel)?,
-        zero_init_final_bn: resnet.zero_init_final_bn,
-        fc_init_std: model.fc_init_std as f32,
-        dropout_rate: model.dropout_rate as f32,
-        num_classes: model.num_classes,
-        alpha: slowfast.alpha,
-        beta_inv: slowfast.beta_inv,
-        fusion_conv_channel_ratio: slowfast.fusion_conv_channel_ratio,
-        fusion_kernel_size: slowfast.fusion_kernel_sz,
-        bn_eps: 1e-5,
-        bn_momentum: 0.1,
-        input_channels: 3,
-    })
+    ModelConfig::from_config(cfg)
 }
 
 /// The optimizer's constants.
 pub fn sgd_config(cfg: &Config) -> SgdConfig {
-    SgdConfig {
-        momentum: cfg.solver.momentum as f32,
-        dampening: cfg.solver.dampening as f32,
-        nesterov: cfg.solver.nesterov,
-        weight_decay: cfg.solver.weight_decay as f32,
-        bn_weight_decay: cfg.bn.weight_decay as f32,
-    }
+    SgdConfig::from_config(cfg)
 }
 
 /// Which frames and which crop a clip gives.

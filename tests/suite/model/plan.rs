@@ -1,9 +1,11 @@
 //! Plans: no two live tensors overlap, every tensor is written before it is read, memory and work as expected.
 
 use proptest::prelude::*;
+use vcycle::config::Config;
 use vcycle::device::Device;
 use vcycle::model::plan::{ALIGNMENT_BYTES, Access, Place, Storage, assign_offsets};
 use vcycle::model::{Arch, Mode, Model, ModelConfig, Plan, Transform, slow_pathway_indices};
+use vcycle::optimizer::{SgdConfig, param_ranges};
 use vcycle::shape::StepShape;
 
 use crate::golden;
@@ -185,4 +187,47 @@ fn golden_slow_pathway_indices() {
         assert_eq!(ours, expected, "{case}");
     }
     golden::passed("sampling/slow_pathway_indices", cases.len());
+}
+
+#[test]
+fn a_configuration_file_gives_the_network_that_pyslowfast_builds() {
+    let yaml = "
+MODEL: {NUM_CLASSES: 400, ARCH: slowfast, MODEL_NAME: SlowFast}
+SLOWFAST: {ALPHA: 4, BETA_INV: 8, FUSION_CONV_CHANNEL_RATIO: 2, FUSION_KERNEL_SZ: 7}
+RESNET:
+  ZERO_INIT_FINAL_BN: True
+  NUM_BLOCK_TEMP_KERNEL: [[3, 3], [4, 4], [6, 6], [3, 3]]
+  SPATIAL_STRIDES: [[1, 1], [2, 2], [2, 2], [2, 2]]
+  SPATIAL_DILATIONS: [[1, 1], [1, 1], [1, 1], [1, 1]]
+BN: {WEIGHT_DECAY: 0.25}
+SOLVER: {WEIGHT_DECAY: 0.5, ZERO_WD_1D_PARAM: True}
+";
+    let config = Config::parse(yaml, "test", &[]).expect("config");
+    let built = ModelConfig::from_config(&config).expect("model");
+    assert_eq!(built, ModelConfig::new(Arch::SlowFast, 50, 400));
+    let single = ["MODEL.ARCH", "slow", "MODEL.MODEL_NAME", "ResNet"].map(String::from);
+    let message = match Config::parse(yaml, "test", &single).and_then(|c| ModelConfig::from_config(&c)) {
+        Ok(_) => panic!("two pathways' strides must not do for one"),
+        Err(e) => e.to_string(),
+    };
+    assert!(message.contains("RESNET."), "{message}");
+    check_param_ranges(&Model::new(&built).expect("model"), &SgdConfig::from_config(&config));
+}
+
+/// Filters and projection 0.5, batch norms 0.25, the bias 0; every parameter in exactly one range.
+fn check_param_ranges(model: &Model, config: &SgdConfig) {
+    let ranges = param_ranges(model, config);
+    assert_eq!(ranges.len(), 3);
+    for param in &model.params {
+        let expected = match () {
+            () if param.name == "head.projection.bias" => 0.0,
+            () if param.shape.len() == 1 => 0.25,
+            () => 0.5,
+        };
+        let holders: Vec<_> = ranges
+            .iter()
+            .filter(|r| r.start <= param.offset && param.offset + param.len() <= r.start + r.len)
+            .collect();
+        assert!(holders.len() == 1 && holders[0].weight_decay == expected, "{}: {holders:?}", param.name);
+    }
 }

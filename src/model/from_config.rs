@@ -1,0 +1,53 @@
+//! The network that a configuration file asks for.
+
+use super::config::{Arch, ModelConfig, Transform};
+use crate::config::{self, Config};
+use crate::error::{Error, Result};
+
+impl ModelConfig {
+    /// From MODEL, RESNET and SLOWFAST of `config`. PySlowFast's networks of this kind ignore BN.EPSILON and BN.MOMENTUM
+    /// (1e-5 and 0.1 are built in), and so do these.
+    ///
+    /// # Errors
+    /// Values that do not fit together, by key.
+    pub fn from_config(config: &Config) -> Result<ModelConfig> {
+        let (model, resnet, slowfast) = (&config.model, &config.resnet, &config.slowfast);
+        let arch = match model.arch {
+            config::Arch::SlowFast => Arch::SlowFast,
+            config::Arch::Slow => Arch::Slow,
+            config::Arch::I3d => Arch::I3d,
+            config::Arch::C2d => Arch::C2d,
+        };
+        let built = ModelConfig {
+            arch,
+            depth: resnet.depth,
+            width_per_group: resnet.width_per_group,
+            num_groups: resnet.num_groups,
+            transform: match resnet.trans_func {
+                config::TransFunc::Bottleneck => Transform::Bottleneck,
+                config::TransFunc::Basic => Transform::Basic,
+            },
+            stride_1x1: resnet.stride_1x1,
+            spatial_strides: four_stages("RESNET.SPATIAL_STRIDES", &resnet.spatial_strides)?,
+            spatial_dilations: four_stages("RESNET.SPATIAL_DILATIONS", &resnet.spatial_dilations)?,
+            num_block_temp_kernel: four_stages("RESNET.NUM_BLOCK_TEMP_KERNEL", &resnet.num_block_temp_kernel)?,
+            zero_init_final_bn: resnet.zero_init_final_bn,
+            fc_init_std: model.fc_init_std as f32,
+            dropout_rate: model.dropout_rate as f32,
+            num_classes: model.num_classes,
+            alpha: slowfast.alpha,
+            beta_inv: slowfast.beta_inv,
+            fusion_conv_channel_ratio: slowfast.fusion_conv_channel_ratio,
+            fusion_kernel_size: slowfast.fusion_kernel_sz,
+            ..ModelConfig::new(arch, resnet.depth, model.num_classes)
+        };
+        built.check()?;
+        Ok(built)
+    }
+}
+
+fn four_stages(key: &str, list: &[Vec<usize>]) -> Result<[Vec<usize>; 4]> {
+    list.to_vec()
+        .try_into()
+        .map_err(|_| Error::Config(format!("{key}: expected a list for each of 4 stages, got {} lists", list.len())))
+}
