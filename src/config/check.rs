@@ -1,6 +1,6 @@
 //! Which values make sense together, and which can be planned but not trained.
 
-use super::table::{Arch, Config, Dataset, LossFunc, LrPolicy, ModelName, TransFunc};
+use super::table::{Arch, Config, Dataset, LossFunc, LrPolicy, ModelName};
 use crate::{Error, Result};
 
 /// The first that does not hold, as `KEY: expected, got`.
@@ -153,7 +153,7 @@ impl Config {
     }
 
     /// (key and value, is it asked for, why not and what to do).
-    fn untrainable(&self) -> [(String, bool, &'static str); 11] {
+    fn untrainable(&self) -> [(String, bool, &'static str); 10] {
         let c = self;
         let dataset = c.train.dataset;
         [
@@ -183,11 +183,6 @@ impl Config {
             (format!("MODEL.HEAD_ACT {}", c.model.head_act), c.model.head_act != "softmax", "use softmax"),
             ("DATA.MULTI_LABEL True".into(), c.data.multi_label, "clips have one label; set it to False"),
             ("DATA.REVERSE_INPUT_CHANNEL True".into(), c.data.reverse_input_channel, "clips are RGB; set it to False"),
-            (
-                format!("RESNET.TRANS_FUNC {}", c.resnet.trans_func),
-                c.resnet.trans_func != TransFunc::Bottleneck,
-                "use bottleneck_transform",
-            ),
         ]
     }
 
