@@ -1,4 +1,4 @@
-//! Networks: repeatable, gradients true, state in and out, no device memory allocated in a step.
+//! Networks: repeatable, gradients true, state in and out, shapes that share memory.
 
 use vcycle::device::Device;
 use vcycle::model::network::{PreciseStatistics, fold_sub_batch_norm};
