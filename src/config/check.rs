@@ -61,6 +61,7 @@ impl Config {
         require! {
             memory_fraction > 0.0 && memory_fraction <= 1.0, "VCYCLE.MEMORY_FRACTION: expected a number in (0, 1], got {memory_fraction}";
             self.vcycle.keep_checkpoints > 0, "VCYCLE.KEEP_CHECKPOINTS: expected at least 1, got 0";
+            (0.0..=1e6).contains(&self.vcycle.cache_gib), "VCYCLE.CACHE_GIB: expected GiB >= 0, got {}", self.vcycle.cache_gib;
             (0.0..=1e6).contains(&self.vcycle.checkpoint_minutes),
                 "VCYCLE.CHECKPOINT_MINUTES: expected minutes >= 0, got {}", self.vcycle.checkpoint_minutes;
         }

@@ -355,6 +355,8 @@ section! {
     Vcycle {
         /// How source frames become the pixels of a grid.
         resample: Resample = Resample::Trilinear;
+        /// Decoded clips that are kept in memory, GiB for training and as much for validation; the rest is decoded each time.
+        cache_gib: f64 = 1.0;
         /// Checkpoints kept, the newest.
         keep_checkpoints: usize = 3;
         /// Minutes of training that a kill may lose: an epoch that lasts longer is saved in between.

@@ -1,9 +1,12 @@
 //! From configuration keys to the values that the stages of the data's road take.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::clip::{ClipSource, MovingShapes, MovingShapesConfig, ResampleMode, Sampling, Split};
+use crate::clip::decode::{DecodeOptions, find_ffmpeg};
+use crate::clip::{
+    Cached, ClipSource, Kinetics, KineticsConfig, MovingShapes, MovingShapesConfig, ResampleMode, Sampling, Split,
+};
 use crate::config::{Config, Dataset, Resample as ResampleKey};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
@@ -47,6 +50,18 @@ pub fn resample(cfg: &Config) -> Resample {
     Resample { filter: sampling(cfg).mode.filter(), mean: as_f32(cfg.data.mean), std: as_f32(cfg.data.std) }
 }
 
+/// Where the clips of `TRAIN.DATASET` come from and who decodes them, for a line of output.
+pub fn describe_sources(cfg: &Config) -> String {
+    match cfg.train.dataset {
+        Dataset::MovingShapes => "clips: moving_shapes, made on the fly; nothing to decode".into(),
+        _ => {
+            let ffmpeg = find_ffmpeg().map_or("no ffmpeg on PATH".into(), |p| p.display().to_string());
+            let folder = &cfg.data.path_to_data_dir;
+            format!("clips: {folder}; decoder: built-in h264, for all else {ffmpeg}")
+        }
+    }
+}
+
 /// The clips for training and for validation that `TRAIN.DATASET` names.
 ///
 /// # Errors
@@ -69,9 +84,19 @@ pub fn sources(cfg: &Config) -> Result<(Arc<dyn ClipSource>, Arc<dyn ClipSource>
             let train = make(Split::Train, keys.num_train_clips)?;
             Ok((Arc::new(train), Arc::new(make(Split::Val, keys.num_val_clips)?)))
         }
-        other => {
-            let _ = Path::new(&cfg.data.path_to_data_dir);
-            Err(Error::unsupported(format!("TRAIN.DATASET {other}"), "use kinetics or moving_shapes"))
+        Dataset::Kinetics => {
+            let kinetics = KineticsConfig {
+                data_dir: PathBuf::from(&cfg.data.path_to_data_dir),
+                path_prefix: PathBuf::from(&cfg.data.path_prefix),
+                separator: cfg.data.path_label_separator.clone(),
+                num_classes: cfg.model.num_classes,
+                decode: DecodeOptions::default(),
+            };
+            let cache_bytes = (cfg.vcycle.cache_gib * (1u64 << 30) as f64) as usize;
+            let open = |list| Ok(Arc::new(Cached::new(Arc::new(Kinetics::open(&kinetics, list)?), cache_bytes)));
+            let train = open("train.csv")?;
+            Ok((train, open("val.csv")?))
         }
+        other => Err(Error::unsupported(format!("TRAIN.DATASET {other}"), "use kinetics or moving_shapes")),
     }
 }

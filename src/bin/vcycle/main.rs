@@ -31,14 +31,40 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
+    show_warnings();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(message) if !message.use_stderr() => {
+            // --help and --version.
+            print!("{message}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return fail(&first_paragraph(&error.to_string())),
+    };
+    let result = match arguments.command {
         Command::Train(arguments) => train::run(arguments),
         Command::Schedule(arguments) => schedule::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Resample(arguments) => resample::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Devices(arguments) => devices::run(arguments).map(|()| ExitCode::SUCCESS),
     };
-    result.unwrap_or_else(|error| {
-        eprintln!("vcycle: {error}");
-        ExitCode::FAILURE
-    })
+    result.unwrap_or_else(|error| fail(&error.to_string()))
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("vcycle: {message}");
+    ExitCode::FAILURE
+}
+
+/// The library's warnings, such as bad clips, on stderr; `VCYCLE_LOG=debug` shows more.
+fn show_warnings() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("VCYCLE_LOG").unwrap_or_else(|_| "warn".into());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    lines.without_time().with_target(false).init();
+}
+
+/// What was wrong with the arguments, as one line: without usage and hints.
+fn first_paragraph(message: &str) -> String {
+    let lines = message.trim_start_matches("error: ").lines().map(str::trim);
+    let paragraph: Vec<&str> = lines.take_while(|line| !line.is_empty()).collect();
+    format!("{}; see --help", paragraph.join(" "))
 }

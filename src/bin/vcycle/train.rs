@@ -50,6 +50,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
 
     let mut progress = super::progress::progress(config.log_period);
     progress.message(&chosen);
+    progress.message(&setup::describe_sources(&config));
     let outcome = trainer.run(progress.as_mut(), &stop)?;
     drop(progress);
     Ok(if outcome.finished { ExitCode::SUCCESS } else { ExitCode::from(STOPPED) })
