@@ -17,6 +17,8 @@ use std::process::{Command, exit};
 use std::sync::Mutex;
 use std::{env, fs};
 
+/// Oldest nvcc that the kernels are compiled with: its code asks for a driver of the same major version.
+const MIN_RELEASE: (u32, u32) = (13, 0);
 const DEFAULT_ARCHS: &str = "sm_80,sm_90a,compute_80";
 /// No --use_fast_math: it would change division and denormals everywhere. Line numbers cost nothing at run time.
 const FLAGS: [&str; 7] =
@@ -68,11 +70,23 @@ fn find_nvcc() -> Result<PathBuf, String> {
     places.extend(on_path);
     let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
     places.extend([PathBuf::from("/usr/local/cuda/bin/nvcc"), root.join(".cuda/bin/nvcc")]);
-    if let Some(found) = places.iter().find(|place| place.is_file()) {
-        return Ok(found.clone());
+    let mut looked = Vec::new();
+    for place in places {
+        match release(&place) {
+            Some(release) if release >= MIN_RELEASE => return Ok(place),
+            Some((major, minor)) => looked.push(format!("{} (CUDA {major}.{minor}, too old)", place.display())),
+            None => looked.push(place.display().to_string()),
+        }
     }
-    let looked: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
     Err(format!("{}, PATH", looked.join(", ")))
+}
+
+/// CUDA release of a compiler, from `Cuda compilation tools, release 13.0, V13.0.88`; `None` if it is none.
+fn release(nvcc: &Path) -> Option<(u32, u32)> {
+    let output = Command::new(nvcc).arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (major, minor) = text.split("release ").nth(1)?.split(',').next()?.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// Compiles what is not in OUT_DIR yet, as many files at a time as cargo allows jobs.

@@ -45,12 +45,20 @@ fill_cache() {
   [ "$(cat "$cache/wheels/pins" 2>/dev/null)" = "$pins" ] || rm -rf "$cache/wheels"
   mkdir -p "$cache/wheels"
   printf '%s\n' "$pins" > "$cache/wheels/pins"
-  say "downloading ${#WHEELS[@]} wheels (about 170 MB) into $cache"
+  say "downloading ${#WHEELS[@]} wheels (about 105 MB) into $cache"
   # pip names a file only when it is complete, so a broken download is simply made again.
   python3 -m pip download --quiet --no-deps --only-binary=:all: --dest "$cache/wheels" "${WHEELS[@]}" \
     || die "pip download failed; with a toolkit of your own set CUDA_HOME or NVCC instead"
   unpack_wheels
 }
+
+# A toolkit of the machine's own serves as well, where build.rs looks for one.
+for home in "${CUDA_HOME:-}" /usr/local/cuda; do
+  if [ -n "$home" ] && [ -f "$home/include/cuda_fp16.h" ] && "$home/bin/nvcc" --version 2>/dev/null | grep -qE 'release (1[3-9]|[2-9][0-9])\.'; then
+    say "using $home"
+    exit 0
+  fi
+done
 
 mkdir -p "$cache"
 # Two builds at once: the second one waits and finds the work done.
@@ -61,5 +69,9 @@ if command -v flock >/dev/null; then exec 9>"$cache/lock"; flock 9; fi
 if [ -e "$repository/.cuda" ] && [ ! -L "$repository/.cuda" ]; then
   die "$repository/.cuda is no link; move it away first"
 fi
-ln -sfn "$root" "$repository/.cuda"
+if [ "$(readlink "$repository/.cuda" || true)" != "$root" ]; then
+  ln -sfn "$root" "$repository/.cuda"
+  # Cargo does not know of the new compiler otherwise.
+  touch "$repository/build.rs"
+fi
 say "ready: $("$root/bin/nvcc" --version | tail -2 | head -1), .cuda -> $root"

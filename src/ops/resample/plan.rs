@@ -6,11 +6,13 @@ use crate::device::LaunchConfig;
 use crate::error::{Error, Result};
 use crate::shape::ActivationShape;
 
-/// Warps of a block (`WARPS` in the kernel): each makes one row of a tile.
+/// Warps of a block (`WARPS` in the kernel).
 const WARPS: usize = 4;
+/// Rows of the output that a warp makes (`ROWS` in the kernel).
+const ROWS: usize = 4;
 /// Bytes that a lane filters at a time (`CHUNK` in the kernel).
 const CHUNK: usize = 8;
-/// Widest tile: four columns a lane, so that several loads are under way.
+/// Widest tile: 32 lanes with `COLUMNS` columns each, as the kernel has them.
 const MAX_TILE: usize = 128;
 /// Shared memory of a block that leaves room for seven blocks on an SM of 228 KiB.
 const GOOD_SHARED_BYTES: usize = 32 << 10;
@@ -61,7 +63,7 @@ pub(super) fn plan<'a>(
         num_tiles = output.w.div_ceil(tile / 2);
     };
     let num_tiles = output.w.div_ceil(tile);
-    let grid_x = num_tiles * output.h.div_ceil(WARPS);
+    let grid_x = num_tiles * output.h.div_ceil(WARPS * ROWS);
     if grid_x > i32::MAX as usize {
         return too_large(format!("an output of {} x {}", output.h, output.w));
     }
@@ -112,7 +114,7 @@ mod tests {
         {
             let plan = planned(Filter::Trilinear, crop, source).unwrap();
             assert_eq!((plan.tile, plan.num_tiles, plan.row_floats), want, "crop {crop} of {source}");
-            assert_eq!(plan.config.grid, [(plan.num_tiles * crop.div_ceil(4)) as u32, 32, 8]);
+            assert_eq!(plan.config.grid, [(plan.num_tiles * crop.div_ceil(16)) as u32, 32, 8]);
             assert!(plan.config.shared_bytes as usize <= MAX_SHARED_BYTES);
         }
     }
