@@ -16,7 +16,7 @@ ROUNDS = 20
 
 def grids(path):
     """name, clips, frames, crop of each [[grid]]; by hand, because old Pythons have no tomllib."""
-    for block in open(path, encoding="utf-8").read().split("[[grid]]")[1:]:
+    for block in open(path, encoding="utf-8").read().split("\n[[grid]]")[1:]:
         fields = dict(re.findall(r'^(\w+) = "?([\w]+)"?', block, re.MULTILINE))
         yield fields["name"], int(fields["clips"]), int(fields["frames"]), int(fields["crop"])
 
