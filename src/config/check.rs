@@ -127,6 +127,8 @@ impl Config {
         require! {
             grid.epoch_factor > 0.0 && grid.epoch_factor <= 1000.0,
                 "MULTIGRID.EPOCH_FACTOR: expected a number in (0, 1000], got {}", grid.epoch_factor;
+            grid.epoch_factor * self.solver.max_epoch as f64 <= f64::from(1 << 20),
+                "MULTIGRID.EPOCH_FACTOR: expected at most {} epochs in all, got {} x {}", 1 << 20, grid.epoch_factor, self.solver.max_epoch;
             grid.bn_base_size > 0, "MULTIGRID.BN_BASE_SIZE: expected at least 1, got 0";
             grid.eval_freq > 0, "MULTIGRID.EVAL_FREQ: expected at least 1, got 0";
             grid.short_cycle_factors.iter().all(|&f| fraction(f)),

@@ -35,15 +35,23 @@ impl Schedule {
         chart::draw(&panels, "epoch")
     }
 
+    /// The epochs at which the value changes, and the end.
     fn over_epochs(&self, value: impl Fn(usize) -> usize) -> Vec<(f64, f64)> {
-        let last = self.max_epoch() - 1;
-        (0..=self.max_epoch()).map(|epoch| (epoch as f64, value(epoch.min(last)) as f64)).collect()
+        let mut points: Vec<(f64, f64)> = vec![];
+        for epoch in 0..self.max_epoch() {
+            let y = value(epoch) as f64;
+            if points.last().is_none_or(|&(_, before)| before != y) {
+                points.push((epoch as f64, y));
+            }
+        }
+        points.extend(points.last().map(|&(_, y)| (self.max_epoch() as f64, y)));
+        points
     }
 
-    /// A few points an epoch, so that warm-up and cosine look smooth.
+    /// Some 2,400 points, so that warm-up and cosine look smooth.
     fn sampled_rates(&self) -> Vec<(f64, f64)> {
-        let per_epoch = (2400 / self.max_epoch()).clamp(1, 50);
-        let points = 0..self.max_epoch() * per_epoch;
-        points.map(|i| i as f64 / per_epoch as f64).map(|epoch| (epoch, self.lr(epoch))).collect()
+        let num_points = 2400;
+        let epoch = |i: usize| (i as f64 + 0.5) * self.max_epoch() as f64 / num_points as f64;
+        (0..num_points).map(|i| (epoch(i), self.lr(epoch(i)))).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! `vcycle schedule`: the shapes, rates and cost of a run, without data and without a device.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -45,15 +46,21 @@ pub fn run(arguments: Arguments) -> Result<()> {
         eprintln!("drawn: {}", path.display());
     }
     if arguments.json {
-        println!("{}", to_json(&schedule));
-        return Ok(());
+        return print(&format!("{}\n", to_json(&schedule)));
     }
     let (num_clips, source) = training_clips(&arguments, &config);
     for warning in Cost::of(&schedule, &config, num_clips).warnings(&schedule) {
         eprintln!("warning: {warning}");
     }
-    print!("{}", report(&config, &schedule, num_clips, &source));
-    Ok(())
+    print(&report(&config, &schedule, num_clips, &source))
+}
+
+/// To stdout; a reader that has seen enough is no failure.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("stdout", &error)),
+        _ => Ok(()),
+    }
 }
 
 fn to_json(schedule: &Schedule) -> serde_json::Value {
