@@ -8,8 +8,8 @@
 #include "machine.hpp"
 
 // ---- minimum and maximum ----------------------------------------------------------------------------
-#define SIMT_MIN_MAX(T)                                  \
-    inline T min(T a, T b) { return b < a ? b : a; }     \
+#define SIMT_MIN_MAX(T)                              \
+    inline T min(T a, T b) { return b < a ? b : a; } \
     inline T max(T a, T b) { return a < b ? b : a; }
 SIMT_MIN_MAX(int)
 SIMT_MIN_MAX(unsigned)
@@ -22,12 +22,16 @@ inline float min(float a, float b) { return fminf(a, b); }
 inline float max(float a, float b) { return fmaxf(a, b); }
 
 // ---- loads and stores with cache hints --------------------------------------------------------------
-#define SIMT_LOAD(name)                                   \
-    template <class T>                                    \
-    __attribute__((always_inline)) inline T name(const T* p) { return *p; }
-#define SIMT_STORE(name)                                  \
-    template <class T>                                    \
-    __attribute__((always_inline)) inline void name(T* p, T v) { *p = v; }
+#define SIMT_LOAD(name)                                        \
+    template <class T>                                         \
+    __attribute__((always_inline)) inline T name(const T* p) { \
+        return *p;                                             \
+    }
+#define SIMT_STORE(name)                                         \
+    template <class T>                                           \
+    __attribute__((always_inline)) inline void name(T* p, T v) { \
+        *p = v;                                                  \
+    }
 SIMT_LOAD(__ldg)
 SIMT_LOAD(__ldcs)
 SIMT_LOAD(__ldcg)

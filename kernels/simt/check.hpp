@@ -1,5 +1,6 @@
 // What the other parts of the emulator tell the race checker. Without SIMT_CHECK all of it is nothing.
-// The checker itself: check.cpp (clocks and reports), shadow.cpp (memory), tsan_hooks.cpp (loads and stores of kernels).
+// The checker itself: check.cpp (clocks and reports), shadow.cpp (memory), tsan_hooks.cpp (loads and stores of
+// kernels).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -26,7 +27,8 @@ void mbarrier_wait(uint64_t* barrier);
 void tma_issue(TmaOp& op);
 void tma_access(const TmaOp& op, const void* p, size_t bytes, Kind kind);
 void tma_load_done(const TmaOp& op);
-void tma_store_done(const TmaOp& op);  // the issuer may rely on it
+void tma_store_read(const TmaOp& op);  // the issuer may overwrite the shared memory
+void tma_store_done(const TmaOp& op);  // and rely on the global memory
 void proxy_fence();
 void fence(bool gpu_scope);
 // An atomic operation on `p` in global memory that also orders (acquire, release) or does not (relaxed).
@@ -48,6 +50,7 @@ inline void mbarrier_wait(uint64_t*) {}
 inline void tma_issue(TmaOp&) {}
 inline void tma_access(const TmaOp&, const void*, size_t, Kind) {}
 inline void tma_load_done(const TmaOp&) {}
+inline void tma_store_read(const TmaOp&) {}
 inline void tma_store_done(const TmaOp&) {}
 inline void proxy_fence() {}
 inline void fence(bool) {}

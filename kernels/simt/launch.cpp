@@ -88,8 +88,9 @@ static void run_block(Block* b, uint64_t linear) {
     for (size_t i = 0; !b->failed && i < CANARY_BYTES; i++) {
         if (b->shared[b->shared_bytes + i] == char(0xFF)) continue;
         char text[300];
-        snprintf(text, sizeof text, "kernel %s, block (%u,%u,%u): write at byte %zu of dynamic shared memory, which has %zu",
-                 b->kernel, b->block_idx.x, b->block_idx.y, b->block_idx.z, b->shared_bytes + i, b->shared_bytes);
+        snprintf(text, sizeof text,
+                 "kernel %s, block (%u,%u,%u): write at byte %zu of dynamic shared memory, which has %zu", b->kernel,
+                 b->block_idx.x, b->block_idx.y, b->block_idx.z, b->shared_bytes + i, b->shared_bytes);
         *b->error = text;
         b->failed = true;
     }
@@ -160,8 +161,8 @@ static std::string check_launch(const Launch& l, const size_t* argument_bytes, s
         return "kernel " + name + ": grid (" + std::to_string(l.grid.x) + "," + std::to_string(l.grid.y) + "," +
                std::to_string(l.grid.z) + "), expected 1 to (2^31-1, 65535, 65535)";
     if (l.shared_bytes > SHARED_MAX_BYTES)
-        return "kernel " + name + ": " + std::to_string(l.shared_bytes) + " bytes of dynamic shared memory, expected at most " +
-               std::to_string(SHARED_MAX_BYTES);
+        return "kernel " + name + ": " + std::to_string(l.shared_bytes) +
+               " bytes of dynamic shared memory, expected at most " + std::to_string(SHARED_MAX_BYTES);
     if (num_arguments != l.kernel->num_arguments)
         return "kernel " + name + ": expected " + std::to_string(l.kernel->num_arguments) + " arguments, got " +
                std::to_string(num_arguments);
@@ -192,8 +193,11 @@ static thread_local std::string last_error;
 // The text of the last failure of this host thread.
 extern "C" const char* simt_error() { return last_error.c_str(); }
 
-// Whether a kernel of this name is compiled in.
-extern "C" int simt_has_kernel(const char* name) { return registry().count(name) != 0; }
+// The name of kernel `index` in alphabetical order, or null.
+extern "C" const char* simt_kernel_name(size_t index) {
+    if (index >= registry().size()) return nullptr;
+    return std::next(registry().begin(), long(index))->second.name;
+}
 
 // 1 if the kernels were compiled with the race checker.
 extern "C" int simt_is_checked() {

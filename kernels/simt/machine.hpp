@@ -1,5 +1,5 @@
-// The emulated machine: one fiber per CUDA thread; all fibers of a block stay on one host thread, blocks are spread over
-// host threads. This header holds the state of a block and what the other parts of the emulator call on it.
+// The emulated machine: one fiber per CUDA thread; all fibers of a block stay on one host thread, blocks are spread
+// over host threads. This header holds the state of a block and what the other parts of the emulator call on it.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -33,7 +33,7 @@ struct Options {
 struct CpAsyncOp {
     char* destination;
     const char* source;
-    int source_bytes;  // the rest of the 16 bytes is zeroed
+    int bytes, source_bytes;  // the rest is zeroed
     int group;
 };
 
@@ -44,7 +44,7 @@ struct WgmmaOp {
     float* d;
     int n;
     bool bf16, scale_d, transpose_a, transpose_b;
-    bool holds_d;             // this operation saved the accumulators and filled the registers with NaN
+    bool holds_d;  // this operation saved the accumulators and filled the registers with NaN
     std::vector<float> saved_d;
     int group;
 };
@@ -55,7 +55,8 @@ struct TmaOp {
     uint64_t* barrier;  // of a load
     int coordinate[5];
     int offset[3];  // im2col
-    bool is_im2col, is_store, was_read;
+    bool is_im2col, is_store;
+    bool was_read, was_waited_for;  // a store's progress
     int issuer;
     int group;                   // of a store
     std::vector<char> captured;  // a store's data, between the read of shared memory and the write
@@ -109,13 +110,18 @@ struct WarpgroupRendezvous {
 constexpr int BARRIERS = 16;
 
 struct Barrier {
-    int arrived, needed;         // needed < 0: all live threads
+    int arrived, needed;          // needed < 0: all live threads
     uint32_t waiting[MAX_WARPS];  // lanes to wake
 };
 
 struct MbarrierWait {
     uint64_t* barrier;
     int linear;
+};
+
+// A warpgroup that waits in setmaxnreg.inc.
+struct RegisterWait {
+    int group, count;
 };
 
 struct Block {
@@ -132,7 +138,7 @@ struct Block {
     std::vector<Fiber> fibers;
     std::vector<TmaOp> loads;
     std::vector<MbarrierWait> mbarrier_waits;
-    std::vector<int> register_waits;  // warpgroups that wait in setmaxnreg.inc
+    std::vector<RegisterWait> register_waits;
     int registers_free;
     void* main_sp;
     void (*entry)(void*);
@@ -155,9 +161,9 @@ extern __thread Fiber* fiber;
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 // ---- scheduler --------------------------------------------------------------------------------------
-Fiber* pick();                                                           // null when all threads have ended
+Fiber* pick();  // null when all threads have ended
 void swap_stacks(void** save_sp, void* to_sp) asm("simt_swap_stacks");
-void switch_away();                                                      // the fiber is not marked ready any more
+void switch_away();  // the fiber is not marked ready any more
 void block_on(const char* what, uint64_t a = 0, uint64_t b = 0);
 void wake(int linear);
 void yield();

@@ -29,8 +29,8 @@ std::string describe_mbarrier_wait(const Fiber& f) {
     memcpy(&word, shared_pointer(uint32_t(f.wait_a)), sizeof word);
     const Fields v = unpack(word);
     char text[100];
-    snprintf(text, sizeof text, " [phase %u, pending arrivals %d of %u, pending bytes %d]", v.phase, v.pending, v.expected,
-             v.tx);
+    snprintf(text, sizeof text, " [phase %u, pending arrivals %d of %u, pending bytes %d]", v.phase, v.pending,
+             v.expected, v.tx);
     return text;
 }
 
@@ -49,7 +49,8 @@ static Fields state(const uint64_t* barrier) {
 
 static void update(uint64_t* barrier, int arrivals, int tx) {
     Fields f = state(barrier);
-    if (arrivals > f.pending) fail("mbarrier: more arrivals in a phase than the %u it was initialised with", f.expected);
+    if (arrivals > f.pending)
+        fail("mbarrier: more arrivals in a phase than the %u it was initialised with", f.expected);
     f.pending -= arrivals;
     f.tx += tx;
     if (f.tx > TX_LIMIT || f.tx < -TX_LIMIT) fail("mbarrier: %d pending transaction bytes are out of range", f.tx);

@@ -177,8 +177,9 @@ void install_fault_handler() {
 // ---- C ABI ------------------------------------------------------------------------------------------
 using namespace simt;
 
-// `bytes` of zeroed global memory, or null. `at_front` 0: it ends at a guard page (rounded up to 16 bytes), so that reads
-// and writes past its end fault; 1: it starts at one (and at a multiple of 4096), so that those before its start do.
+// `bytes` of zeroed global memory, or null. `at_front` 0: it ends at a guard page (rounded up to 16 bytes), so that
+// reads and writes past its end fault; 1: it starts at one (and at a multiple of 4096), so that those before its start
+// do.
 extern "C" void* simt_alloc(size_t bytes, int at_front) {
     const size_t body = round_up(bytes ? bytes : 1, PAGE_BYTES), used = round_up(bytes ? bytes : 1, 16);
     const size_t total = body + 2 * GUARD_BYTES;

@@ -79,8 +79,7 @@ static bool waits_alike(const Fiber& a, const Fiber& b) {
             int end = lane + 1;
             while (end < 32 && (alive >> end & 1) && waits_alike(block->fibers[w * 32 + end], f)) end++;
             snprintf(line, sizeof line, "\n  warp %d lanes %d-%d: %s 0x%llx %llu%s", w, lane, end - 1, f.wait_what,
-                     (unsigned long long)f.wait_a, (unsigned long long)f.wait_b,
-                     describe_mbarrier_wait(f).c_str());
+                     (unsigned long long)f.wait_a, (unsigned long long)f.wait_b, describe_mbarrier_wait(f).c_str());
             if (report.size() < 3000) report += line;
             lane = end;
         }

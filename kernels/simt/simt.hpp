@@ -1,5 +1,5 @@
-// What a kernel file sees instead of the CUDA compiler: keywords, built-in variables, device functions, and the emulated
-// instructions. Reached through kernels/common/ptx.cuh when SIMT_EMU is defined.
+// What a kernel file sees instead of the CUDA compiler: keywords, built-in variables, device functions, and the
+// emulated instructions. Reached through kernels/common/ptx.cuh when SIMT_EMU is defined.
 #pragma once
 #include "keywords.hpp"
 // keywords.hpp comes first: it undoes what the toolkit's headers define.

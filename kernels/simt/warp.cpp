@@ -1,5 +1,5 @@
-// Rendezvous of warps and warpgroups. The last lane to arrive executes the operation for all, so that a collective costs
-// one switch per lane. Exited lanes are not waited for.
+// Rendezvous of warps and warpgroups. The last lane to arrive executes the operation for all, so that a collective
+// costs one switch per lane. Exited lanes are not waited for.
 #include <cstring>
 
 #include "machine.hpp"
@@ -68,8 +68,7 @@ void warpgroup_collective(const char* kind, void* argument, WarpgroupFunction fu
     if (++r.arrived < 128) return block_on(kind, group);
     r.arrived = 0;
     function(r.arguments);
-    for (int w = 0; w < 4; w++)
-        block->warp[group * 4 + w].ready |= w == (index >> 5) ? ~(1u << (index & 31)) : ~0u;
+    for (int w = 0; w < 4; w++) block->warp[group * 4 + w].ready |= w == (index >> 5) ? ~(1u << (index & 31)) : ~0u;
 }
 
 }  // namespace simt

@@ -9,6 +9,7 @@
 //! | a point in a stream, to wait for or to measure between | [`Event`] |
 //! | host memory that copies overlap with | [`Pinned`] |
 //! | activations in memory | [`Tensor`] |
+//! | a tensor as TMA sees it | [`TensorMap`] |
 //! | a kernel on its way to the device | [`launch`] |
 //! | memory and streams of other CUDA code | [`interop`] |
 
@@ -28,6 +29,7 @@ mod select;
 pub mod simt;
 mod stream;
 mod tensor;
+mod tensor_map;
 
 pub use buffer::{Buffer, DType, Element, Slice};
 pub use cuda::{CudaDevice, Gpu};
@@ -37,6 +39,7 @@ pub use launch::LaunchConfig;
 pub use pinned::Pinned;
 pub use stream::Stream;
 pub use tensor::{ActMut, ActRef, Tensor};
+pub use tensor_map::{Im2col, OutOfBounds, Swizzle, TensorLayout, TensorMap};
 
 use crate::error::{Error, Result};
 

@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::NonNull;
 
 use super::launch::LaunchConfig;
+use super::{DType, Im2col, OutOfBounds, Swizzle, TensorLayout, TensorMap};
 use crate::error::{Error, Result};
 
 /// When the asynchronous instructions take effect. A correct kernel works either way; run both.
@@ -100,7 +101,7 @@ unsafe extern "C" {
     fn simt_alloc(bytes: usize, at_front: c_int) -> *mut c_void;
     fn simt_free(memory: *mut c_void);
     fn simt_error() -> *const c_char;
-    fn simt_has_kernel(name: *const c_char) -> c_int;
+    fn simt_kernel_name(index: usize) -> *const c_char;
     fn simt_is_checked() -> c_int;
     fn simt_launch(
         name: *const c_char,
@@ -111,6 +112,34 @@ unsafe extern "C" {
         argument_bytes: *const usize,
         num_arguments: usize,
         options: *const RawOptions,
+    ) -> c_int;
+    fn simt_tensor_map_error() -> *const c_char;
+    fn simt_encode_tiled(
+        map: *mut TensorMap,
+        element_type: c_int,
+        rank: u32,
+        base: u64,
+        sizes: *const u64,
+        pitches_bytes: *const u64,
+        box_sizes: *const u32,
+        element_steps: *const u32,
+        swizzle: c_int,
+        fill_nan: c_int,
+    ) -> c_int;
+    fn simt_encode_im2col(
+        map: *mut TensorMap,
+        element_type: c_int,
+        rank: u32,
+        base: u64,
+        sizes: *const u64,
+        pitches_bytes: *const u64,
+        lower: *const c_int,
+        upper: *const c_int,
+        channels_per_pixel: u32,
+        pixels_per_column: u32,
+        element_steps: *const u32,
+        swizzle: c_int,
+        fill_nan: c_int,
     ) -> c_int;
 }
 
@@ -134,10 +163,14 @@ pub fn is_checked() -> bool {
     unsafe { simt_is_checked() != 0 }
 }
 
-/// Whether a kernel of this name is compiled in.
-pub fn has_kernel(name: &str) -> bool {
-    // SAFETY: a terminated string that outlives the call.
-    CString::new(name).is_ok_and(|name| unsafe { simt_has_kernel(name.as_ptr()) != 0 })
+/// Names of the kernels that are compiled in, sorted.
+pub fn kernel_names() -> Vec<String> {
+    // SAFETY: any index is accepted; the names are terminated strings that live as long as the program.
+    let name = |index| unsafe {
+        NonNull::new(simt_kernel_name(index).cast_mut())
+            .map(|n| CStr::from_ptr(n.as_ptr()).to_string_lossy().into_owned())
+    };
+    (0..).map_while(name).collect()
 }
 
 /// Zeroed memory between guard pages, aligned to 16 bytes; `None` if there is none. Give it back with `free`.
@@ -191,4 +224,78 @@ pub(super) unsafe fn launch(op: &str, kernel: &str, config: &LaunchConfig, argum
     }
     // SAFETY: a terminated string of this thread, valid until its next launch.
     Err(error(unsafe { CStr::from_ptr(simt_error()) }.to_string_lossy().into_owned()))
+}
+
+/// The value of the driver's `CUtensorMapDataType`.
+fn element_type(dtype: DType) -> c_int {
+    match dtype {
+        DType::U8 => 0,
+        DType::U32 => 2,
+        DType::F16 => 6,
+        DType::F32 => 7,
+        DType::Bf16 => 9,
+    }
+}
+
+fn swizzle(swizzle: Swizzle) -> c_int {
+    match swizzle {
+        Swizzle::None => 0,
+        Swizzle::Bytes32 => 1,
+        Swizzle::Bytes64 => 2,
+        Swizzle::Bytes128 => 3,
+    }
+}
+
+fn encoded(map: TensorMap, status: c_int) -> Result<TensorMap> {
+    if status == 0 {
+        return Ok(map);
+    }
+    // SAFETY: a terminated string of this thread, valid until its next encoding.
+    let message = unsafe { CStr::from_ptr(simt_tensor_map_error()) }.to_string_lossy().into_owned();
+    Err(Error::Driver { op: "tensor map".into(), message })
+}
+
+/// The arrays of `layout` have the lengths that its rank asks for.
+pub(super) fn encode_tiled(layout: &TensorLayout<'_>, box_sizes: &[u32]) -> Result<TensorMap> {
+    let mut map: TensorMap = bytemuck::Zeroable::zeroed();
+    // SAFETY: arrays of the right lengths, which are only read; 128 bytes to write.
+    let status = unsafe {
+        simt_encode_tiled(
+            &mut map,
+            element_type(layout.memory.dtype()),
+            layout.sizes.len() as u32,
+            layout.memory.address(),
+            layout.sizes.as_ptr(),
+            layout.pitches_bytes.as_ptr(),
+            box_sizes.as_ptr(),
+            layout.element_steps.as_ptr(),
+            swizzle(layout.swizzle),
+            c_int::from(layout.out_of_bounds == OutOfBounds::Nan),
+        )
+    };
+    encoded(map, status)
+}
+
+/// As [`encode_tiled`]; the corners have as many values as there are spatial dimensions.
+pub(super) fn encode_im2col(layout: &TensorLayout<'_>, im2col: &Im2col<'_>) -> Result<TensorMap> {
+    let mut map: TensorMap = bytemuck::Zeroable::zeroed();
+    // SAFETY: as in `encode_tiled`.
+    let status = unsafe {
+        simt_encode_im2col(
+            &mut map,
+            element_type(layout.memory.dtype()),
+            layout.sizes.len() as u32,
+            layout.memory.address(),
+            layout.sizes.as_ptr(),
+            layout.pitches_bytes.as_ptr(),
+            im2col.lower.as_ptr(),
+            im2col.upper.as_ptr(),
+            im2col.channels_per_pixel,
+            im2col.pixels_per_column,
+            layout.element_steps.as_ptr(),
+            swizzle(layout.swizzle),
+            c_int::from(layout.out_of_bounds == OutOfBounds::Nan),
+        )
+    };
+    encoded(map, status)
 }
