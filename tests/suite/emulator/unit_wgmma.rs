@@ -1,0 +1,187 @@
+//! wgmma in every size, type, major and swizzle, A from shared memory and from registers; setmaxnreg.
+
+use vcycle::device::Swizzle;
+
+use super::unit::{UnitCase, bytes};
+use super::unit_matrix::half_bits;
+use super::unit_tma::swizzled;
+
+pub fn cases() -> Vec<UnitCase> {
+    let mut all = vec![setmaxnreg()];
+    let plain = Wgmma {
+        n: 64,
+        is_bf16: true,
+        a_in_registers: false,
+        a_is_m_major: false,
+        b_is_n_major: false,
+        swizzle: Swizzle::Bytes128,
+        k_step: 0,
+        accumulate: false,
+        kernel: "unit_wgmma_major",
+    };
+    for n in (8..=256).step_by(8) {
+        for (is_bf16, a_in_registers, kernel) in [
+            (true, false, "unit_wgmma_ss_bf16"),
+            (false, false, "unit_wgmma_ss_f16"),
+            (true, true, "unit_wgmma_rs_bf16"),
+            (false, true, "unit_wgmma_rs_f16"),
+        ] {
+            all.push(Wgmma { n, is_bf16, a_in_registers, kernel, accumulate: n % 16 == 0, ..plain }.case());
+        }
+    }
+    for swizzle in [Swizzle::None, Swizzle::Bytes32, Swizzle::Bytes64, Swizzle::Bytes128] {
+        for is_bf16 in [true, false] {
+            for (a_is_m_major, b_is_n_major) in [(false, false), (false, true), (true, false), (true, true)] {
+                all.push(Wgmma { swizzle, is_bf16, a_is_m_major, b_is_n_major, ..plain }.case());
+            }
+            all.push(Wgmma { swizzle, is_bf16, a_in_registers: true, b_is_n_major: true, ..plain }.case());
+        }
+    }
+    // The second, third and fourth 16 columns of k inside rows of 128 bytes: the address moves by 32 bytes.
+    all.extend((1..4).map(|k_step| Wgmma { k_step, ..plain }.case()));
+    all
+}
+
+#[derive(Clone, Copy)]
+struct Wgmma {
+    n: usize,
+    is_bf16: bool,
+    a_in_registers: bool,
+    a_is_m_major: bool,
+    b_is_n_major: bool,
+    swizzle: Swizzle,
+    k_step: usize,
+    accumulate: bool,
+    kernel: &'static str,
+}
+
+/// An operand in shared memory: bytes, and its descriptor for address 0.
+struct Operand {
+    image: Vec<u8>,
+    descriptor: u64,
+}
+
+fn row_bytes(swizzle: Swizzle) -> usize {
+    match swizzle {
+        Swizzle::None => 16,
+        Swizzle::Bytes32 => 32,
+        Swizzle::Bytes64 => 64,
+        Swizzle::Bytes128 => 128,
+    }
+}
+
+/// Places `value(mn, k)` for `count` rows or columns and 16 k, which begin at column 16 * `k_step` of the stored matrix.
+///
+/// The unit is the atom: 8 rows of `row_bytes`. K-major: the rows are mn, an atom holds `row_bytes / 2` k. MN-major: the
+/// rows are k. Atoms follow each other, first along mn, then along k.
+fn place(
+    count: usize,
+    mn_major: bool,
+    swizzle: Swizzle,
+    k_step: usize,
+    value: impl Fn(usize, usize) -> u16,
+) -> Operand {
+    let row = row_bytes(swizzle);
+    let per_row = row / 2;
+    let atom_bytes = 8 * row;
+    let (rows_total, columns_total) = if mn_major { (16, count) } else { (count, 16 * (k_step + 1)) };
+    let atoms_in_columns = columns_total.div_ceil(per_row);
+    let atoms_in_rows = rows_total / 8;
+    // Distance of atoms that are neighbours along the rows and along the columns.
+    let (row_pitch, column_pitch) =
+        if mn_major { (atoms_in_columns * atom_bytes, atom_bytes) } else { (atom_bytes, atoms_in_rows * atom_bytes) };
+    let mut image = vec![0; atoms_in_columns * atoms_in_rows * atom_bytes];
+    for mn in 0..count {
+        for k in 0..16 {
+            let stored_k = k + 16 * k_step;
+            let (r, c) = if mn_major { (stored_k, mn) } else { (mn, stored_k) };
+            let inside = r % 8 * row + c % per_row * 2;
+            let at = r / 8 * row_pitch + c / per_row * column_pitch + swizzled(inside, swizzle);
+            image[at..at + 2].copy_from_slice(&value(mn, k).to_le_bytes());
+        }
+    }
+    // With a swizzle the stride offset goes from 8 rows to the next 8, the leading offset from one atom to the next along
+    // the rows (M/N-major only). Without, the leading offset goes along k, the stride offset along m or n.
+    let is_swizzled = swizzle != Swizzle::None;
+    let (stride, leading) = match (is_swizzled, mn_major) {
+        (true, _) => (row_pitch, column_pitch),
+        (false, false) => (row_pitch, column_pitch),
+        (false, true) => (column_pitch, row_pitch),
+    };
+    let mode: u64 = match swizzle {
+        Swizzle::None => 0,
+        Swizzle::Bytes128 => 1,
+        Swizzle::Bytes64 => 2,
+        Swizzle::Bytes32 => 3,
+    };
+    let start = (k_step * 32) as u64;
+    let descriptor = start >> 4 | (leading as u64 >> 4) << 16 | (stride as u64 >> 4) << 32 | mode << 62;
+    Operand { image, descriptor }
+}
+
+impl Wgmma {
+    fn case(self) -> UnitCase {
+        let a = |m: usize, k: usize| (m * 3 + k * 5) as i32 % 15 - 7;
+        let b = |k: usize, n: usize| (k * 7 + n * 2 + n / 8) as i32 % 13 - 6;
+        let half = |v: i32| half_bits(v, self.is_bf16);
+        let operand_a = place(64, self.a_is_m_major, self.swizzle, self.k_step, |m, k| half(a(m, k)));
+        let operand_b = place(self.n, self.b_is_n_major, self.swizzle, self.k_step, |n, k| half(b(k, n)));
+        let mut image = operand_a.image;
+        image.resize(image.len().next_multiple_of(1024), 0);
+        let b_start = image.len() as u64;
+        image.extend(operand_b.image);
+        let mut registers = Vec::new();
+        for thread in 0..128 {
+            let (row, column) = (thread / 32 * 16 + thread % 32 / 4, thread % 4 * 2);
+            for (dr, dc) in [(0, 0), (8, 0), (0, 8), (8, 8)] {
+                let [low, high] = [0, 1].map(|i| u32::from(half(a(row + dr, column + dc + i))));
+                registers.push(low | high << 16);
+            }
+        }
+        let factor = if self.accumulate { 2 } else { 1 };
+        let expected: Vec<f32> = (0..64 * self.n)
+            .map(|i| (factor * (0..16).map(|k| a(i / self.n, k) * b(k, i % self.n)).sum::<i32>()) as f32)
+            .collect();
+        let flag = i32::from;
+        UnitCase {
+            name: format!(
+                "wgmma n{}, bf16 {}, A in registers {}, M-major {}, N-major {}, swizzle {:?}, k step {}",
+                self.n,
+                self.is_bf16,
+                self.a_in_registers,
+                self.a_is_m_major,
+                self.b_is_n_major,
+                self.swizzle,
+                self.k_step
+            ),
+            kernel: self.kernel,
+            grid: 1,
+            block: 128,
+            shared_bytes: image.len() as u32,
+            bits: [operand_a.descriptor, operand_b.descriptor + (b_start >> 4)],
+            flags: [
+                self.n as i32,
+                flag(self.accumulate),
+                image.len() as i32,
+                flag(self.a_is_m_major),
+                flag(self.b_is_n_major),
+                flag(self.is_bf16) | flag(self.a_in_registers) << 1,
+            ],
+            a: image,
+            c: bytes(&registers),
+            expected: bytes(&expected),
+            ..Default::default()
+        }
+    }
+}
+
+fn setmaxnreg() -> UnitCase {
+    UnitCase {
+        name: "setmaxnreg".into(),
+        kernel: "unit_setmaxnreg",
+        grid: 1,
+        block: 384,
+        expected: bytes(&(0..384).collect::<Vec<u32>>()),
+        ..Default::default()
+    }
+}
