@@ -9,6 +9,7 @@
 //! | NVCC, CUDA_HOME | the compiler, or the toolkit's folder |
 //! | VCYCLE_CUDA_ARCHS | instead of `sm_80,sm_90a,compute_80` (`compute_*` is PTX) |
 //! | VCYCLE_DENY_SPILLS=1 | a register spill fails the build |
+//! | VCYCLE_UNIT_KERNELS=1 | kernels/unit too: one kernel an instruction, to compare a GPU with the emulator |
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -35,14 +36,15 @@ struct Compiled {
 
 /// Compiles the kernels if there is a compiler, and writes kernels.rs.
 pub fn build() {
-    for variable in ["NVCC", "CUDA_HOME", "VCYCLE_CUDA_ARCHS", "VCYCLE_DENY_SPILLS"] {
+    for variable in ["NVCC", "CUDA_HOME", "VCYCLE_CUDA_ARCHS", "VCYCLE_DENY_SPILLS", "VCYCLE_UNIT_KERNELS"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
     println!("cargo:rerun-if-changed=build/nvcc.rs");
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let headers = files(Path::new("kernels"), &["cuh", "h"]);
-    let sources: Vec<PathBuf> =
-        files(Path::new("kernels"), &["cu"]).into_iter().filter(|f| !f.starts_with("kernels/simt")).collect();
+    let with_units = env::var_os("VCYCLE_UNIT_KERNELS").is_some_and(|v| v == "1");
+    let is_shipped = |f: &PathBuf| !f.starts_with("kernels/simt") && (with_units || !f.starts_with("kernels/unit"));
+    let sources: Vec<PathBuf> = files(Path::new("kernels"), &["cu"]).into_iter().filter(is_shipped).collect();
     println!("cargo:rerun-if-changed=kernels");
     let compiled = match find_nvcc() {
         Ok(nvcc) => compile_all(&nvcc, &sources, &headers, &out),

@@ -4,13 +4,6 @@
 #pragma once
 #include "../common/ptx.cuh"
 
-#if defined(SIMT_EMU) || !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-#define UNIT_HAS_SM90 1
-#endif
-#if defined(SIMT_EMU) || !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define UNIT_HAS_SM90A 1
-#endif
-
 // Mirrored by `UnitArgs` in tests/suite/emulator.
 struct UnitArgs {
     uint64_t a, b, c, output;  // addresses; the kernel says of what

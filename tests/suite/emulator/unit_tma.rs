@@ -39,7 +39,7 @@ pub fn swizzled(offset: usize, swizzle: Swizzle) -> usize {
     // The pattern repeats after 8 rows of 128 bytes' worth: chunk c of line l (128 bytes) moves to c ^ part of l.
     let (row, chunk, byte) = (offset / row_bytes, offset % row_bytes / 16, offset % 16);
     let line = row * row_bytes / 128;
-    row * row_bytes + (chunk ^ line % (row_bytes / 16)) * 16 + byte
+    row * row_bytes + (chunk ^ (line % (row_bytes / 16))) * 16 + byte
 }
 
 fn swizzle_all(packed: &[u8], swizzle: Swizzle) -> Vec<u8> {

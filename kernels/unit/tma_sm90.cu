@@ -1,7 +1,6 @@
 // Unit kernels of mbarrier and TMA.
 #include "unit.cuh"
 
-#ifdef UNIT_HAS_SM90
 // Two stages between a producing warp and a consuming one, flags[0] rounds. Block: 64; shared 16 + 256 bytes.
 // output: u32 [rounds][32].
 extern "C" __global__ void unit_mbarrier_ring(const UnitArgs args) {
@@ -97,4 +96,3 @@ extern "C" __global__ void unit_tma_store(const UnitArgs args, const __grid_cons
     }
 }
 SIMT_EXPORT(unit_tma_store)
-#endif

@@ -1,7 +1,6 @@
 // Unit kernels of wgmma and setmaxnreg. Block: 128 threads.
 #include "unit.cuh"
 
-#ifdef UNIT_HAS_SM90A
 // D = A B, or 2 A B where flags[1] is set (a second wgmma accumulates). a: an image of shared memory, flags[2] bytes;
 // bits[0] and bits[1]: descriptors of A and B in it, with addresses relative to its start; c: A's registers u32
 // [128][4] for the RS form. output: f32 [64][N]. flags[0]: N.
@@ -108,4 +107,3 @@ extern "C" __global__ void __launch_bounds__(384, 1) unit_setmaxnreg(const UnitA
     pointer<uint32_t>(args.output)[threadIdx.x] = threadIdx.x;
 }
 SIMT_EXPORT(unit_setmaxnreg)
-#endif
