@@ -12,10 +12,15 @@ namespace simt::check {
 enum class Kind { Read, Write, AtomicRead, AtomicWrite };  // AtomicWrite: any read-modify-write
 
 #ifdef SIMT_CHECK
+constexpr bool IS_ON = true;
 void block_start();
-void block_end();
 // `thread` of the block reads or writes [p, p + bytes). `by_async_proxy`: wgmma and TMA.
 void access(const void* p, size_t bytes, Kind kind, int thread, const char* what, bool by_async_proxy = false);
+// A cp.async writes, or a wgmma reads, these bytes of shared memory from now on until the end is told.
+void copy_begins(const void* p, size_t bytes);
+void copy_ends(const void* p, size_t bytes);
+void async_read_begins(const void* p, size_t bytes);
+void async_read_ends(const void* p, size_t bytes);
 void warp_join(uint32_t mask);  // the lanes of the fiber's warp: __syncwarp
 void warp_join_all(int warp_idx);
 void barrier_arrive(int id);
@@ -34,11 +39,14 @@ void fence(bool gpu_scope);
 // An atomic operation on `p` in global memory that also orders (acquire, release) or does not (relaxed).
 void atomic_before(const void* p, size_t bytes, Kind kind, bool releases);
 void atomic_after(const void* p, bool acquires);
-void grid_dependency_wait();
 #else
+constexpr bool IS_ON = false;
 inline void block_start() {}
-inline void block_end() {}
 inline void access(const void*, size_t, Kind, int, const char*, bool = false) {}
+inline void copy_begins(const void*, size_t) {}
+inline void copy_ends(const void*, size_t) {}
+inline void async_read_begins(const void*, size_t) {}
+inline void async_read_ends(const void*, size_t) {}
 inline void warp_join(uint32_t) {}
 inline void warp_join_all(int) {}
 inline void barrier_arrive(int) {}
@@ -56,7 +64,6 @@ inline void proxy_fence() {}
 inline void fence(bool) {}
 inline void atomic_before(const void*, size_t, Kind, bool) {}
 inline void atomic_after(const void*, bool) {}
-inline void grid_dependency_wait() {}
 #endif
 
 }  // namespace simt::check

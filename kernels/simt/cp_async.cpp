@@ -19,8 +19,9 @@ void cp_async(uint32_t destination, const void* source, int bytes, int source_by
         fail("cp.async: shared address 0x%x or global address %p is not %d-byte aligned", destination, source, bytes);
     if (source_bytes < 0 || source_bytes > bytes) fail("cp.async: %d bytes to read of %d", source_bytes, bytes);
     check_shared_bounds(to, bytes, "cp.async");
-    check::access(to, bytes, check::Kind::Write, fiber->linear, "cp.async (at issue)");
-    if (source_bytes) check::access(source, source_bytes, check::Kind::Read, fiber->linear, "cp.async");
+    check::access(to, bytes, check::Kind::Write, fiber->linear, "a cp.async (at issue)");
+    check::copy_begins(to, bytes);
+    if (source_bytes) check::access(source, source_bytes, check::Kind::Read, fiber->linear, "a cp.async");
     const CpAsyncOp op{to, static_cast<const char*>(source), bytes, source_bytes, fiber->cp_async_group};
     if (block->options.eager)
         copy(op);
@@ -37,8 +38,9 @@ void cp_async_wait_group(int may_stay) {
     for (; done < ops.size() && ops[done].group < fiber->cp_async_group - may_stay; done++) {
         // In eager mode the data has arrived; writing it again would only hide what happened to it since.
         if (!block->options.eager) copy(ops[done]);
+        check::copy_ends(ops[done].destination, ops[done].bytes);
         check::access(ops[done].destination, ops[done].bytes, check::Kind::Write, fiber->linear,
-                      "cp.async (at its wait)");
+                      "a cp.async (at its wait)");
     }
     ops.erase(ops.begin(), ops.begin() + done);
 }

@@ -15,7 +15,6 @@ void grid_launch_dependents() {}
 void grid_dependency_wait() {
     if (fiber->wrote_global)
         fail("griddepcontrol.wait after the thread wrote global memory: the grid before may still be using it");
-    check::grid_dependency_wait();
 }
 
 // ---- setmaxnreg -------------------------------------------------------------------------------------
@@ -77,7 +76,7 @@ void set_max_registers(int count, bool increase) {
 // ---- thread exit ------------------------------------------------------------------------------------
 void check_nothing_in_flight() {
     if (!fiber->cp_async.empty()) fail("the thread ends with %zu cp.async never waited for", fiber->cp_async.size());
-    if (!fiber->wgmma.empty()) fail("the thread ends with %zu wgmma never waited for", fiber->wgmma.size());
+    if (fiber->wgmma_unwaited) fail("the thread ends with a wgmma never waited for (wgmma.wait_group 0 is missing)");
 }
 
 }  // namespace simt

@@ -38,7 +38,7 @@ static void reset_fiber(Block* b, int i) {
     f.cp_async_group = 0;
     f.wgmma.clear();
     f.wgmma_group = 0;
-    f.wgmma_fenced = false;
+    f.wgmma_fenced = f.wgmma_unwaited = false;
     f.stores.clear();
     f.store_group = 0;
     f.registers = initial_registers(b->num_threads);
@@ -84,7 +84,6 @@ static void run_block(Block* b, uint64_t linear) {
     fiber = pick();
     swap_stacks(&b->main_sp, fiber->sp);
     fiber = nullptr;
-    check::block_end();
     for (size_t i = 0; !b->failed && i < CANARY_BYTES; i++) {
         if (b->shared[b->shared_bytes + i] == char(0xFF)) continue;
         char text[300];

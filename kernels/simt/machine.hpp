@@ -77,7 +77,7 @@ struct Fiber {
     int cp_async_group;
     std::vector<WgmmaOp> wgmma;
     int wgmma_group, wgmma_keep;
-    bool wgmma_fenced;
+    bool wgmma_fenced, wgmma_unwaited;
     std::vector<TmaOp> stores;
     int store_group;
     int registers;  // by setmaxnreg

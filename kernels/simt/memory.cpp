@@ -49,19 +49,24 @@ Allocation* find_allocation(const void* p) {
     return cached;
 }
 
+const Allocation* find_surroundings(const void* p) {
+    const char* c = static_cast<const char*>(p);
+    std::shared_lock<std::shared_mutex> lock(allocations_mutex);
+    for (const auto& [base, a] : allocations)
+        if (c >= a.mapping && c < a.mapping + a.mapping_bytes) return &a;
+    return nullptr;
+}
+
 std::string describe_address(const void* p) {
     const char* c = static_cast<const char*>(p);
     char text[200];
-    std::shared_lock<std::shared_mutex> lock(allocations_mutex);
-    for (const auto& [base, a] : allocations) {
-        if (c < a.mapping || c >= a.mapping + a.mapping_bytes) continue;
-        if (c < base)
-            snprintf(text, sizeof text, "%zu bytes before a buffer of %zu bytes", size_t(base - c), a.bytes);
-        else
-            snprintf(text, sizeof text, "byte %zu of a buffer of %zu bytes", size_t(c - base), a.bytes);
-        return text;
-    }
-    snprintf(text, sizeof text, "address %p, which belongs to no buffer", p);
+    const Allocation* a = find_surroundings(p);
+    if (!a)
+        snprintf(text, sizeof text, "address %p, which belongs to no buffer", p);
+    else if (c < a->base)
+        snprintf(text, sizeof text, "%zu bytes before a buffer of %zu bytes", size_t(a->base - c), a->bytes);
+    else
+        snprintf(text, sizeof text, "byte %zu of a buffer of %zu bytes", size_t(c - a->base), a->bytes);
     return text;
 }
 

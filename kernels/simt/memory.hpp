@@ -21,6 +21,8 @@ struct Allocation {
 
 // The allocation that holds `p`, or null. Fast when asked for the same one again.
 Allocation* find_allocation(const void* p);
+// The allocation whose guard pages or slack hold `p`, or null. Slow.
+const Allocation* find_surroundings(const void* p);
 // Says in words where `p` lies relative to the nearest allocation.
 std::string describe_address(const void* p);
 // The name of a damaged canary behind some allocation, or an empty string; the canary is restored.

@@ -76,6 +76,26 @@ static void read_operand(uint64_t bits, int count, bool mn_major, bool k_outer, 
         }
 }
 
+// Tells the checker which shared memory an operation reads while it is in flight.
+static void mark_operand(uint64_t bits, int count, bool mn_major, bool begins) {
+    const Descriptor d(bits);
+    for (int mn = 0; mn < count; mn += mn_major ? 8 : 1)
+        for (int k = 0; k < 16; k += mn_major ? 1 : 8) {
+            char* p = shared_pointer(d.address(mn, k, mn_major));
+            check_shared_bounds(p, 16, "wgmma");
+            if (begins)
+                check::async_read_begins(p, 16);
+            else
+                check::async_read_ends(p, 16);
+        }
+}
+
+static void mark_operands(const WgmmaOp& op, bool begins) {
+    if (!check::IS_ON || !block->options.eager) return;
+    if (!op.registers_a) mark_operand(op.descriptor_a, 64, op.transpose_a, begins);
+    mark_operand(op.descriptor_b, op.n, op.transpose_b, begins);
+}
+
 // ---- operands in registers --------------------------------------------------------------------------
 // Thread t of the warpgroup holds rows t / 32 * 16 + t % 32 / 4 and 8 more, columns 2 (t % 4), 2 (t % 4) + 1 and so on
 // by 8.
@@ -175,6 +195,7 @@ static void execute(void** arguments) {
         const bool is_continued = i + 1 < count && first.wgmma[i + 1].d == first.wgmma[i].d;
         if (!continues) load_accumulators(group, i, d);
         fiber = running;
+        mark_operands(first.wgmma[i], false);
         if (first.wgmma[i].bf16)
             multiply<true>(group, i, d);
         else
@@ -204,6 +225,7 @@ void wgmma_commit_group() {
 void wgmma_wait_group(int may_stay) {
     flush(may_stay);
     fiber->wgmma_fenced = false;
+    if (may_stay == 0) fiber->wgmma_unwaited = false;
 }
 
 void wgmma_mma_async(const WgmmaArguments& x) {
@@ -219,7 +241,9 @@ void wgmma_mma_async(const WgmmaArguments& x) {
         op.saved_d.assign(x.d, x.d + x.n / 2);
         memset(x.d, 0xFF, size_t(x.n / 2) * sizeof(float));
     }
+    if ((f->linear & 127) == 0) mark_operands(op, true);
     f->wgmma.push_back(std::move(op));
+    f->wgmma_unwaited = true;
     if (block->options.eager) return;
     const int group = f->wgmma_group;
     f->wgmma_group = group + 1;

@@ -4,6 +4,8 @@
 //! the bits that a plain computation here gives, and so must what a GPU gives. `fault`: kernels with a mistake, which the
 //! emulator must find.
 
+#[cfg(feature = "simt")]
+mod fault;
 mod unit;
 mod unit_copies;
 mod unit_matrix;

@@ -56,9 +56,9 @@ struct Wgmma {
 }
 
 /// An operand in shared memory: bytes, and its descriptor for address 0.
-struct Operand {
-    image: Vec<u8>,
-    descriptor: u64,
+pub struct Operand {
+    pub image: Vec<u8>,
+    pub descriptor: u64,
 }
 
 fn row_bytes(swizzle: Swizzle) -> usize {
@@ -70,12 +70,13 @@ fn row_bytes(swizzle: Swizzle) -> usize {
     }
 }
 
-/// Places `value(mn, k)` for `count` rows or columns and 16 k, which begin at column 16 * `k_step` of the stored matrix.
+/// Places `value(mn, k)` for `count` rows or columns and `depth` k, which begin at column 16 * `k_step` of the stored matrix.
 ///
 /// The unit is the atom: 8 rows of `row_bytes`. K-major: the rows are mn, an atom holds `row_bytes / 2` k. MN-major: the
 /// rows are k. Atoms follow each other, first along mn, then along k.
-fn place(
+pub fn place(
     count: usize,
+    depth: usize,
     mn_major: bool,
     swizzle: Swizzle,
     k_step: usize,
@@ -84,7 +85,7 @@ fn place(
     let row = row_bytes(swizzle);
     let per_row = row / 2;
     let atom_bytes = 8 * row;
-    let (rows_total, columns_total) = if mn_major { (16, count) } else { (count, 16 * (k_step + 1)) };
+    let (rows_total, columns_total) = if mn_major { (depth, count) } else { (count, 16 * k_step + depth) };
     let atoms_in_columns = columns_total.div_ceil(per_row);
     let atoms_in_rows = rows_total / 8;
     // Distance of atoms that are neighbours along the rows and along the columns.
@@ -92,7 +93,7 @@ fn place(
         if mn_major { (atoms_in_columns * atom_bytes, atom_bytes) } else { (atom_bytes, atoms_in_rows * atom_bytes) };
     let mut image = vec![0; atoms_in_columns * atoms_in_rows * atom_bytes];
     for mn in 0..count {
-        for k in 0..16 {
+        for k in 0..depth {
             let stored_k = k + 16 * k_step;
             let (r, c) = if mn_major { (stored_k, mn) } else { (mn, stored_k) };
             let inside = r % 8 * row + c % per_row * 2;
@@ -124,8 +125,8 @@ impl Wgmma {
         let a = |m: usize, k: usize| (m * 3 + k * 5) as i32 % 15 - 7;
         let b = |k: usize, n: usize| (k * 7 + n * 2 + n / 8) as i32 % 13 - 6;
         let half = |v: i32| half_bits(v, self.is_bf16);
-        let operand_a = place(64, self.a_is_m_major, self.swizzle, self.k_step, |m, k| half(a(m, k)));
-        let operand_b = place(self.n, self.b_is_n_major, self.swizzle, self.k_step, |n, k| half(b(k, n)));
+        let operand_a = place(64, 16, self.a_is_m_major, self.swizzle, self.k_step, |m, k| half(a(m, k)));
+        let operand_b = place(self.n, 16, self.b_is_n_major, self.swizzle, self.k_step, |n, k| half(b(k, n)));
         let mut image = operand_a.image;
         image.resize(image.len().next_multiple_of(1024), 0);
         let b_start = image.len() as u64;
