@@ -4,8 +4,9 @@
 mod batch_norm;
 mod cases;
 mod device;
+mod pool3d;
 mod resample;
 mod resize;
 
-criterion::criterion_group!(kernels, batch_norm::bench, resample::bench, resize::bench);
+criterion::criterion_group!(kernels, batch_norm::bench, pool3d::bench, resample::bench, resize::bench);
 criterion::criterion_main!(kernels);
