@@ -273,3 +273,45 @@ fn bad_lines_are_named_by_file_and_number() {
     let error = kinetics(folder.path(), "\n\n", " ").err().expect("empty").to_string();
     assert!(error.contains("lists no video"), "{error}");
 }
+
+/// Seconds that the whole program has spent on cores (Linux).
+fn program_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Behind the parenthesis of the name: fields 14 and 15, in hundredths.
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    [11, 12].iter().filter_map(|&k| fields.get(k)?.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// Not a test: prints clips per second and core. `cargo test --test suite -- --ignored measure --test-threads 1`
+#[test]
+#[ignore = "measures"]
+fn measure_loading() {
+    let run = |what: &str, source: &Arc<dyn ClipSource>, sampling: &Sampling, steps: &[StepShape]| {
+        let loader = Loader::new(source.clone(), sampling.clone(), &LoaderConfig::default()).expect("loader");
+        for epoch in 0..2 {
+            let before = program_seconds();
+            let clips: usize = loader.train_epoch(epoch, steps, 0).map(|b| b.expect("batch").clips.len()).sum();
+            let seconds = program_seconds() - before;
+            println!("{what}, epoch {epoch}: {:.0} clips per core second", clips as f64 / seconds);
+        }
+    };
+    let config = MovingShapesConfig { num_clips: 2048, ..Default::default() };
+    let source: Arc<dyn ClipSource> = Arc::new(MovingShapes::new(&config, Split::Train).expect("valid"));
+    let shapes = Sampling { jitter_scales_px: (68, 80), multigrid_base: Some((16, 64)), ..sampling() };
+    run("moving_shapes 16x64", &source, &shapes, &[StepShape::square(8, 16, 64, 1); 256]);
+    let Some(data) = crate::decoder::test_data() else { return };
+    let config = KineticsConfig {
+        data_dir: data,
+        path_prefix: "".into(),
+        separator: " ".into(),
+        num_classes: 6,
+        decode: Default::default(),
+    };
+    let source: Arc<dyn ClipSource> = Arc::new(Kinetics::open(&config, "train.csv").expect("list"));
+    let interaction = Sampling { sampling_rate: 4, jitter_scales_px: (104, 128), ..shapes };
+    let steps = [StepShape::square(8, 16, 96, 1); 20];
+    run("ut_interaction 16x96, decoded each time", &source, &interaction, &steps);
+    let cached = Arc::new(Cached::new(source, 1 << 30));
+    run("ut_interaction 16x96, cached", &(cached.clone() as Arc<dyn ClipSource>), &interaction, &steps);
+    println!("cache: {:?} (clips, bytes)", cached.kept());
+}

@@ -1,8 +1,8 @@
 //! Tests of `clip::MovingShapes`.
 
-use std::time::Instant;
-
 use vcycle::clip::{ClipSource, Frames, MovingShapes, MovingShapesConfig, Split};
+
+use crate::decoder::core_seconds;
 
 fn source(config: &MovingShapesConfig, split: Split) -> MovingShapes {
     MovingShapes::new(config, split).expect("valid")
@@ -140,12 +140,12 @@ fn two_frames_tell_the_direction() {
 }
 
 #[test]
-#[ignore = "measures, needs a quiet machine"]
+#[ignore = "measures"]
 fn measure_rendering() {
     let config = MovingShapesConfig { size_px: 64, ..Default::default() };
     let shapes = source(&config, Split::Train);
     let wanted: Vec<u32> = (0..32).step_by(2).collect();
-    let begin = Instant::now();
+    let begin = core_seconds();
     (0..500).for_each(|idx| _ = frames(&shapes, idx, &wanted));
-    println!("moving_shapes: {:.0} clips/s of 16 frames of 64x64 on one core", 500.0 / begin.elapsed().as_secs_f64());
+    println!("moving_shapes: {:.0} clips/s of 16 frames of 64x64 on one core", 500.0 / (core_seconds() - begin));
 }

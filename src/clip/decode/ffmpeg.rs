@@ -77,7 +77,8 @@ impl FfmpegStream {
         if num_frames == 0 || stream.width_px * stream.height_px == 0 {
             return Err(messages.reason("no video frame"));
         }
-        let fps = fps.unwrap_or(if stream.fps > 0.0 { stream.fps } else { 30.0 });
+        // ffmpeg's average (two decimals) is what PySlowFast uses; it leaves it out where the container has none.
+        let fps = if stream.fps > 0.0 { stream.fps } else { fps.unwrap_or(30.0) };
         Ok(FfmpegStream { program: program.into(), position, num_frames, fps, ..stream })
     }
 

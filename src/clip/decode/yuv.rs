@@ -109,30 +109,47 @@ impl Coefficients {
 /// Converts a picture to RGB, `[row][column][3]`, overwriting `rgb`.
 pub(super) fn to_rgb(frame: &YuvFrame<'_>, colour: &Colour, rgb: &mut [u8]) {
     let k = Coefficients::new(colour, frame.depth);
-    let width = frame.width_px;
-    let mut luma = vec![0i32; width];
-    let mut added = vec![[0i32; 3]; width];
-    let wide = frame.depth > 8;
-    let sample = |plane: &[u8], i: usize| {
-        if wide { i32::from(u16::from_le_bytes([plane[2 * i], plane[2 * i + 1]])) } else { i32::from(plane[i]) }
-    };
-    let mut chroma_row_done = None;
-    for (row, out) in rgb.chunks_exact_mut(width * 3).enumerate() {
-        let chroma_row = row >> frame.chroma_shift.1;
-        if chroma_row_done != Some(chroma_row) && !frame.u.is_empty() {
-            let first = chroma_row * frame.chroma_width();
-            for (column, added) in added.chunks_mut(1 << frame.chroma_shift.0).enumerate() {
-                let u = sample(frame.u, first + column) - k.chroma_zero;
-                let v = sample(frame.v, first + column) - k.chroma_zero;
-                added.fill([k.red_v * v, k.green_u * u + k.green_v * v, k.blue_u * u]);
-            }
-            chroma_row_done = Some(chroma_row);
+    let (width, luma_bytes) = (frame.width_px, if frame.depth > 8 { 2 } else { 1 });
+    // What luma and chroma give each byte of a row, `[column][3]`: flat, so that the sum runs in vectors.
+    let (mut from_luma, mut from_chroma) = (vec![0i32; width * 3], vec![0i32; width * 3]);
+    let mut chroma_row = None;
+    let lines = frame.y.chunks_exact(width * luma_bytes);
+    for ((row, line), out) in lines.enumerate().zip(rgb.chunks_exact_mut(width * 3)) {
+        if chroma_row != Some(row >> frame.chroma_shift.1) && !frame.u.is_empty() {
+            chroma_row = Some(row >> frame.chroma_shift.1);
+            let length = frame.chroma_width() * luma_bytes;
+            let begin = (row >> frame.chroma_shift.1) * length;
+            let (u, v) = (&frame.u[begin..][..length], &frame.v[begin..][..length]);
+            k.add_chroma(u, v, frame, &mut from_chroma);
         }
-        for (column, luma) in luma.iter_mut().enumerate() {
-            *luma = (sample(frame.y, row * width + column) - k.luma_zero) * k.luma + (1 << (FRACTION_BITS - 1));
+        let luma = |y: i32| [(y - k.luma_zero) * k.luma + (1 << (FRACTION_BITS - 1)); 3];
+        let (pixels, _) = from_luma.as_chunks_mut::<3>();
+        if frame.depth > 8 {
+            let samples = line.as_chunks::<2>().0;
+            pixels.iter_mut().zip(samples).for_each(|(p, y)| *p = luma(i32::from(u16::from_le_bytes(*y))));
+        } else {
+            pixels.iter_mut().zip(line).for_each(|(p, &y)| *p = luma(i32::from(y)));
         }
-        for ((out, luma), added) in out.as_chunks_mut::<3>().0.iter_mut().zip(&luma).zip(&added) {
-            *out = added.map(|a| ((luma + a) >> FRACTION_BITS).clamp(0, 255) as u8);
+        for ((out, luma), chroma) in out.iter_mut().zip(&from_luma).zip(&from_chroma) {
+            *out = ((luma + chroma) >> FRACTION_BITS).clamp(0, 255) as u8;
+        }
+    }
+}
+
+impl Coefficients {
+    /// What a row of chroma samples adds to each byte of a row of pixels.
+    fn add_chroma(&self, u: &[u8], v: &[u8], frame: &YuvFrame<'_>, from_chroma: &mut [i32]) {
+        let sample = |plane: &[u8], i: usize| {
+            let value = match frame.depth {
+                8 => i32::from(plane[i]),
+                _ => i32::from(u16::from_le_bytes([plane[2 * i], plane[2 * i + 1]])),
+            };
+            value - self.chroma_zero
+        };
+        for (column, pixels) in from_chroma.chunks_mut(3 << frame.chroma_shift.0).enumerate() {
+            let (u, v) = (sample(u, column), sample(v, column));
+            let added = [self.red_v * v, self.green_u * u + self.green_v * v, self.blue_u * u];
+            pixels.as_chunks_mut::<3>().0.fill(added);
         }
     }
 }
