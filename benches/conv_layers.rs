@@ -18,7 +18,6 @@ struct Layers {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Layer {
     name: String,
     input: [usize; 5],

@@ -3,13 +3,13 @@
 use vcycle::device::{Buffer, Device, Element, Slice, Tensor};
 use vcycle::shape::ActivationShape;
 
-/// The rows of tests/cases/`name`.toml with `bench = true`.
+/// The rows of tests/cases/`name`.toml, `[[case]]` or `[[layer]]`, with `bench = true`.
 pub fn of(name: &str) -> Vec<toml::Table> {
     let path = format!("{}/tests/cases/{name}.toml", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
     let mut table: toml::Table = text.parse().unwrap_or_else(|e| panic!("{path}: {e}"));
-    let Some(toml::Value::Array(rows)) = table.remove("case") else { panic!("{path}: no [[case]]") };
-    let rows = rows.into_iter().map(|row| row.try_into().expect("a table"));
+    let lists = ["case", "layer"].into_iter().filter_map(|kind| table.remove(kind));
+    let rows = lists.flat_map(|list| list.try_into::<Vec<toml::Table>>().expect("[[case]] or [[layer]]"));
     rows.filter(|row: &toml::Table| flag(row, "bench")).collect()
 }
 

@@ -3,10 +3,20 @@
 
 mod batch_norm;
 mod cases;
+mod conv3d;
 mod device;
+mod linear;
 mod pool3d;
 mod resample;
 mod resize;
 
-criterion::criterion_group!(kernels, batch_norm::bench, pool3d::bench, resample::bench, resize::bench);
+criterion::criterion_group!(
+    kernels,
+    batch_norm::bench,
+    conv3d::bench,
+    linear::bench,
+    pool3d::bench,
+    resample::bench,
+    resize::bench
+);
 criterion::criterion_main!(kernels);

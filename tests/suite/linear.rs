@@ -16,6 +16,9 @@ struct Case {
     c_out: usize,
     #[serde(default)]
     bias: bool,
+    /// For the benches.
+    #[serde(default, rename = "bench")]
+    _bench: bool,
     #[serde(default)]
     input_pitch: usize,
     #[serde(default)]
