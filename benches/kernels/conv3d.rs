@@ -1,5 +1,5 @@
 //! The three convolutions of a training step, at layers of SlowFast-8x8-R50. GFLOP/s count two per multiply-add, padding
-//! included; `<direction>_bytes` counts each operand once.
+//! included; bytes count each operand once.
 
 use criterion::{Criterion, Throughput};
 use vcycle::device::Device;

@@ -5,16 +5,21 @@
 //! | `isa` | which instruction set is used, chosen at run time |
 //! | `vector` | the few vector operations that kernels need, for each instruction set |
 //! | `tap_sum` | `c[row] += sum over taps of a[row, tap] B[tap]`: forward and input gradient |
+//! | `tap_pairs` | the same for few columns |
 //! | `outer_sum` | `acc += sum over positions of dy[p]' x[p]`: filter gradient |
+//! | `transpose` | small blocks, for packing filters |
 //!
 //! The functions here are safe to call: they check every range before a kernel runs on raw pointers. Each sum has one
 //! fixed order for a given instruction set, whatever the number of threads.
 
 mod isa;
 mod outer_sum;
+mod tap_pairs;
 mod tap_sum;
+mod transpose;
 mod vector;
 
 pub use isa::Isa;
-pub use outer_sum::{Outer, Run, add_outer_products};
-pub use tap_sum::{AxisMap, Grid, Init, Panels, add_taps};
+pub use outer_sum::{OuterSum, Run};
+pub use tap_sum::{AxisMap, Columns, Grid, Init, Panels, add_taps};
+pub use transpose::{BLOCK, transpose_block};

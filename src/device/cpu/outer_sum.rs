@@ -1,84 +1,230 @@
 //! `acc[row][column] += sum over positions of dy[p][row] * x[p][column]`: the sum behind a convolution's filter gradient.
 //! Accumulators stay in registers over a list of runs of positions; both operands are read where they lie.
 
+use std::ops::Range;
+
+use rayon::prelude::*;
+
 use super::Isa;
 use super::vector::{Portable, Vector};
 
-/// Most rows of a tile for 1 and 2 vectors of columns.
-const fn max_tile_rows(isa: Isa, num_vectors: usize) -> usize {
-    match (isa, num_vectors) {
-        (Isa::Avx512, _) => 14,
-        (_, 1) => 12,
-        (_, _) => 6,
+/// Most rows of a tile: accumulators, columns and a factor fit the registers.
+const fn max_tile_rows(isa: Isa) -> usize {
+    match isa {
+        Isa::Avx512 => 14,
+        Isa::Avx2 | Isa::Portable => 6,
     }
 }
 
 /// Vectors of columns of a tile.
 const TILE_VECTORS: usize = 2;
 
-/// Positions at equal distances.
+/// Tiles that must read a copied block to make it worth the copy.
+const MIN_READERS: usize = 3;
+
+/// Consecutive positions of `dy` and where they meet `x`.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
     /// Offset in `x` of the first.
     pub x: usize,
-    /// Offset in `dy` of the first.
-    pub dy: usize,
+    /// Index of the first among the positions of `dy`.
+    pub position: usize,
     /// How many.
     pub count: usize,
 }
 
-/// The operands of [`add_outer_products`].
-pub struct Outer<'a> {
+/// Finds the runs of some lines for a tap.
+pub type FindRuns<'a> = dyn Fn(Range<usize>, usize, &mut Vec<Run>) + Sync + 'a;
+
+/// `acc[split][row][tap][column] = sum of dy[position][row] * x[source(position, tap)][column]`, the sum over the
+/// positions of each split.
+pub struct OuterSum<'a> {
+    /// The instruction set.
+    pub isa: Isa,
     /// Columns of position `i` of a run: from `run.x + i * x_step` on.
     pub x: &'a [f32],
     /// Distance in `x` of two positions of a run.
     pub x_step: usize,
-    /// Rows of position `i` of a run: from `run.dy + i * dy_step` on.
+    /// Rows of a position: from `position * dy_step` on.
     pub dy: &'a [f32],
-    /// Distance in `dy` of two positions of a run.
+    /// Distance in `dy` of two positions.
     pub dy_step: usize,
     /// Number of rows.
     pub rows: usize,
-    /// Number of columns.
+    /// Number of columns of a tap.
     pub columns: usize,
+    /// Number of taps.
+    pub taps: usize,
+    /// Positions in each line; lines are not cut.
+    pub line: usize,
+    /// The lines of each split, cut into chunks. Sums are read and written once for each chunk.
+    pub chunks: Vec<Vec<Range<usize>>>,
+    /// Tasks that share the taps and columns of a split.
+    pub column_tasks: usize,
+    /// Replaces the list by the runs of some lines for a tap: positions whose source is inside.
+    pub runs: &'a FindRuns<'a>,
 }
 
-/// `acc[row * acc_pitch + column] += sum of dy[row] * x[column]` over all positions of `runs`, in their order.
-///
-/// # Panics
-/// Where offsets lie outside the slices.
-pub fn add_outer_products(isa: Isa, operands: &Outer, runs: &[Run], acc: &mut [f32], acc_pitch: usize) {
-    let Outer { x, x_step, dy, dy_step, rows, columns } = *operands;
-    assert!(Isa::available().contains(&isa), "the processor has the instruction set");
-    for run in runs.iter().filter(|r| r.count > 0) {
-        assert!(run.x + (run.count - 1) * x_step + columns <= x.len(), "runs lie inside x");
-        assert!(run.dy + (run.count - 1) * dy_step + rows <= dy.len(), "runs lie inside dy");
+/// `acc` is shared by tasks that write disjoint parts of it.
+#[derive(Clone, Copy)]
+struct SharedMut(*mut f32);
+// SAFETY: each task writes only its own split, taps and columns.
+unsafe impl Send for SharedMut {}
+// SAFETY: as above.
+unsafe impl Sync for SharedMut {}
+
+impl SharedMut {
+    fn get(self) -> *mut f32 {
+        self.0
     }
-    if rows == 0 || columns == 0 {
-        return;
+}
+
+impl OuterSum<'_> {
+    /// Blocks of columns of all taps: what a task takes several of.
+    pub fn num_column_blocks(isa: Isa, taps: usize, columns: usize) -> usize {
+        taps * columns.div_ceil(TILE_VECTORS * isa.lanes())
     }
-    assert!((rows - 1) * acc_pitch + columns <= acc.len() && columns <= acc_pitch, "rows lie inside acc");
-    let block = TILE_VECTORS * isa.lanes();
-    for column in (0..columns).step_by(block) {
-        let width = block.min(columns - column);
-        let num_vectors = width.div_ceil(isa.lanes());
-        let num_tiles = rows.div_ceil(max_tile_rows(isa, num_vectors));
-        for i in 0..num_tiles {
-            // As even as possible: a tile of few rows would not hide the latency of its sums.
-            let (row, end) = (rows * i / num_tiles, rows * (i + 1) / num_tiles);
-            let tile = Tile {
-                x: x.as_ptr().wrapping_add(column),
-                x_step,
-                dy: dy.as_ptr().wrapping_add(row),
-                dy_step,
-                runs,
-                acc: acc[row * acc_pitch + column..].as_mut_ptr(),
-                acc_pitch,
-                last_lanes: width - (num_vectors - 1) * isa.lanes(),
-            };
-            // SAFETY: rows, columns and runs were checked above; the processor has `isa`.
-            unsafe { run_tile(isa, end - row, num_vectors, &tile) };
+
+    /// Forms the sums in parallel. The order of each sum depends on `chunks` alone.
+    ///
+    /// # Panics
+    /// Where `acc` has not the size of all sums, or a run lies outside the operands or its chunk.
+    pub fn run(&self, acc: &mut [f32]) {
+        assert!(Isa::available().contains(&self.isa), "the processor has the instruction set");
+        let split_len = self.rows * self.taps * self.columns;
+        assert_eq!(acc.len(), self.chunks.len() * split_len, "sums for each split");
+        let shared = SharedMut(acc.as_mut_ptr());
+        let num_blocks = Self::num_column_blocks(self.isa, self.taps, self.columns);
+        let tasks = self.column_tasks.clamp(1, num_blocks);
+        (0..self.chunks.len() * tasks).into_par_iter().for_each_init(Copies::default, |copies, task| {
+            let (split, task) = (task / tasks, task % tasks);
+            let blocks = num_blocks * task / tasks..num_blocks * (task + 1) / tasks;
+            let acc = shared.get().wrapping_add(split * split_len);
+            for (i, lines) in self.chunks[split].iter().enumerate() {
+                copies.start(self, lines, blocks.len());
+                blocks.clone().for_each(|block| self.add(copies, lines, block, acc, i == 0));
+            }
+        });
+    }
+
+    /// Row ranges of the tiles, as even as possible: a tile of few rows would not hide the latency of its sums.
+    fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (rows, num_tiles) = (self.rows, self.num_tiles());
+        (0..num_tiles).map(move |i| rows * i / num_tiles..rows * (i + 1) / num_tiles)
+    }
+
+    fn num_tiles(&self) -> usize {
+        self.rows.div_ceil(max_tile_rows(self.isa))
+    }
+
+    /// One block of columns, all rows, the positions of one chunk.
+    fn add(&self, copies: &mut Copies, lines: &Range<usize>, block: usize, acc: *mut f32, is_first: bool) {
+        let lanes = self.isa.lanes();
+        let blocks_per_tap = self.columns.div_ceil(TILE_VECTORS * lanes);
+        let (tap, column) = (block / blocks_per_tap, block % blocks_per_tap * TILE_VECTORS * lanes);
+        let width = (TILE_VECTORS * lanes).min(self.columns - column);
+        if copies.tap != Some(tap) {
+            (self.runs)(lines.clone(), tap, &mut copies.runs);
+            self.check(&copies.runs, lines);
+            copies.tap = Some(tap);
         }
+        let copies_columns = self.num_tiles() >= MIN_READERS;
+        if copies_columns {
+            copies.copy_columns(self, column, width);
+        }
+        let num_positions = lines.len() * self.line;
+        let acc_pitch = self.taps * self.columns;
+        for rows in self.tiles() {
+            let (dy, dy_step, skipped) = match copies.has_rows {
+                true => (&copies.rows[rows.start * num_positions..], rows.len(), lines.start * self.line),
+                false => (&self.dy[rows.start..], self.dy_step, 0),
+            };
+            let (x, x_step, runs) = match copies_columns {
+                true => (&copies.columns[..], width, &copies.column_runs[..]),
+                false => (&self.x[column..], self.x_step, &copies.runs[..]),
+            };
+            let num_vectors = width.div_ceil(lanes);
+            let tile = Tile {
+                x: x.as_ptr(),
+                x_step,
+                dy: dy.as_ptr(),
+                dy_step,
+                skipped,
+                runs,
+                acc: acc.wrapping_add(rows.start * acc_pitch + tap * self.columns + column),
+                acc_pitch,
+                last_lanes: width - (num_vectors - 1) * lanes,
+                is_first,
+            };
+            // SAFETY: `check` has seen that runs lie inside `x` and the chunk, `Copies::start` that the chunk lies inside
+            // `dy`; rows and columns lie inside the split of `acc` and belong to this task; the processor has `isa`.
+            unsafe { run_tile(self.isa, rows.len(), num_vectors, &tile) };
+        }
+    }
+
+    fn check(&self, runs: &[Run], lines: &Range<usize>) {
+        let positions = lines.start * self.line..lines.end * self.line;
+        for run in runs.iter().filter(|r| r.count > 0) {
+            assert!(run.x + (run.count - 1) * self.x_step + self.columns <= self.x.len(), "runs lie inside x");
+            assert!(positions.start <= run.position && run.position + run.count <= positions.end, "runs of the chunk");
+        }
+    }
+}
+
+/// Operands side by side, for one chunk of positions: positions that are a power of two apart would throw each other out
+/// of the first-level cache. The memory is used again.
+#[derive(Default)]
+struct Copies {
+    rows: Vec<f32>, // [tile][position][row]
+    has_rows: bool,
+    /// The tap that `runs` are of.
+    tap: Option<usize>,
+    runs: Vec<Run>,
+    columns: Vec<f32>, // [position][column]
+    column_runs: Vec<Run>,
+}
+
+impl Copies {
+    /// Turns to another chunk, of which `readers` blocks of columns will be formed.
+    fn start(&mut self, sum: &OuterSum, lines: &Range<usize>, readers: usize) {
+        let positions = lines.start * sum.line..lines.end * sum.line;
+        let end = positions.end.saturating_sub(1) * sum.dy_step + sum.rows;
+        assert!(positions.is_empty() || end <= sum.dy.len(), "positions lie inside dy");
+        self.tap = None;
+        self.has_rows = readers >= MIN_READERS;
+        self.rows.clear();
+        if self.has_rows {
+            for rows in sum.tiles() {
+                for position in positions.clone() {
+                    copy_short(&sum.dy[position * sum.dy_step + rows.start..], rows.len(), &mut self.rows);
+                }
+            }
+        }
+    }
+
+    fn copy_columns(&mut self, sum: &OuterSum, column: usize, width: usize) {
+        self.columns.clear();
+        self.column_runs.clear();
+        for run in &self.runs {
+            self.column_runs.push(Run { x: self.columns.len(), ..*run });
+            for i in 0..run.count {
+                copy_short(&sum.x[run.x + column + i * sum.x_step..], width, &mut self.columns);
+            }
+        }
+    }
+}
+
+/// Appends `from[..len]`, `len` at most 32. Lengths that are known when compiled become a few vector moves.
+#[inline(always)]
+fn copy_short(from: &[f32], len: usize, to: &mut Vec<f32>) {
+    match (len, from.first_chunk::<32>(), from.first_chunk::<16>()) {
+        (32, Some(from), _) => to.extend_from_slice(from),
+        (..=16, _, Some(from)) => {
+            let end = to.len() + len;
+            to.extend_from_slice(from);
+            to.truncate(end);
+        }
+        _ => to.extend_from_slice(&from[..len]),
     }
 }
 
@@ -88,10 +234,14 @@ struct Tile<'a> {
     x_step: usize,
     dy: *const f32,
     dy_step: usize,
+    /// Positions before the first one that `dy` holds.
+    skipped: usize,
     runs: &'a [Run],
     acc: *mut f32,
     acc_pitch: usize,
     last_lanes: usize,
+    /// Begin with zero instead of `acc`.
+    is_first: bool,
 }
 
 /// The kernel: `R` rows, `V` vectors of columns (the last may be partial), all accumulators in registers.
@@ -104,14 +254,16 @@ unsafe fn tile<X: Vector, const R: usize, const V: usize>(tile: &Tile) {
     unsafe {
         let mask = X::mask(tile.last_lanes);
         let mut sums = [[X::splat(0.0); V]; R];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            for (v, sum) in sums.iter_mut().enumerate() {
-                let from = tile.acc.add(r * tile.acc_pitch + v * X::LANES).cast_const();
-                *sum = if v + 1 < V { X::load(from) } else { X::load_masked(from, mask) };
+        if !tile.is_first {
+            for (r, sums) in sums.iter_mut().enumerate() {
+                for (v, sum) in sums.iter_mut().enumerate() {
+                    let from = tile.acc.add(r * tile.acc_pitch + v * X::LANES).cast_const();
+                    *sum = if v + 1 < V { X::load(from) } else { X::load_masked(from, mask) };
+                }
             }
         }
         for run in tile.runs {
-            let (mut x, mut dy) = (tile.x.add(run.x), tile.dy.add(run.dy));
+            let (mut x, mut dy) = (tile.x.add(run.x), tile.dy.add((run.position - tile.skipped) * tile.dy_step));
             for _ in 0..run.count {
                 let mut columns = [X::splat(0.0); V];
                 for (v, column) in columns.iter_mut().enumerate() {

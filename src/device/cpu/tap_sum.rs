@@ -2,9 +2,12 @@
 //! forward and input gradient. Nothing is copied: a row of `a` is found by its offset, one outside the grid is a row of
 //! zeros. Accumulators stay in registers over all taps; `b` is packed so that it is read once, in order.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::Isa;
+use super::tap_pairs::run_pairs;
 use super::vector::{Portable, Vector};
 
 /// Rows of a tile for 1, 2, 3, 4 vectors of columns, so that accumulators, columns and a factor fit the registers and
@@ -18,7 +21,8 @@ const fn tile_rows(isa: Isa, num_vectors: usize) -> usize {
     }
 }
 
-const MAX_TILE_ROWS: usize = 8;
+/// Most rows of a tile.
+pub(super) const MAX_TILE_ROWS: usize = 8;
 
 /// Most vectors of columns in a tile.
 const fn max_vectors(isa: Isa) -> usize {
@@ -30,6 +34,9 @@ const fn max_vectors(isa: Isa) -> usize {
 
 /// Rows that one task works on, so that what it reads of `a` stays in the second-level cache.
 const TASK_ROWS: usize = 192;
+
+/// Rows up to which one task takes all of them, so that it can pack for itself.
+const SHORT_ROWS: usize = 512;
 
 /// Bytes of `b` that are used for all rows of a task before the next are read: a part of the second-level cache.
 const B_BLOCK_BYTES: usize = 160 << 10;
@@ -81,26 +88,34 @@ impl Grid {
     }
 }
 
-/// How `b` is packed: columns in blocks of a few vectors, each block `[tap][k][its columns]`; columns beyond `n` are 0.
+/// The right-hand side: a matrix of `taps * k` rows and `n` columns.
+pub trait Columns: Sync {
+    /// Writes columns `first..first + width` of some rows to `to`, `width` floats a row; those beyond `n` are 0.
+    fn pack(&self, rows: Range<usize>, first: usize, width: usize, to: &mut [f32]);
+}
+
+/// How the right-hand side is packed: columns in blocks of a few vectors, each block `[tap][k][its columns]`. At most half
+/// a vector of columns: `[tap][k / 2][column][k % 2]`, see `tap_pairs`.
 #[derive(Clone)]
 pub struct Panels {
     isa: Isa,
     n: usize,
+    has_pairs: bool,
 }
 
 impl Panels {
     /// For `n` columns.
     pub fn new(isa: Isa, n: usize) -> Panels {
-        Panels { isa, n }
+        Panels { isa, n, has_pairs: isa == Isa::Avx512 && n <= isa.lanes() / 2 }
     }
 
-    /// Floats of the packed form of `taps_k` rows.
-    pub fn packed_len(&self, taps_k: usize) -> usize {
-        self.n.next_multiple_of(self.isa.lanes()) * taps_k
+    /// Floats of the packed form of `taps` of `k` rows.
+    pub fn packed_len(&self, taps: usize, k: usize) -> usize {
+        taps * self.offset(k, self.n.next_multiple_of(self.isa.lanes()))
     }
 
     /// First column and packed width of each block.
-    pub fn blocks(&self) -> Vec<(usize, usize)> {
+    fn blocks(&self) -> Vec<(usize, usize)> {
         let lanes = self.isa.lanes();
         let vectors = self.n.div_ceil(lanes);
         let num_blocks = vectors.div_ceil(max_vectors(self.isa));
@@ -108,6 +123,54 @@ impl Panels {
         let start = |i: usize| vectors * i / num_blocks * lanes;
         (0..num_blocks).map(|i| (start(i), start(i + 1) - start(i))).collect()
     }
+
+    /// Floats that `k` rows of a tap take in a block.
+    fn offset(&self, k: usize, width: usize) -> usize {
+        if self.has_pairs { k.div_ceil(2) * width } else { k * width }
+    }
+
+    /// Packs some taps, or a part of one, of a block.
+    fn pack(&self, b: &dyn Columns, part: &Part, k: usize, (first, width): (usize, usize), to: &mut [f32]) {
+        if !self.has_pairs {
+            let start = part.tap * k + part.k_first;
+            return b.pack(start..start + part.num_taps * part.k, first, width, to);
+        }
+        let mut plain = vec![0f32; part.k * self.n];
+        for (tap, to) in to.chunks_mut(self.offset(part.k, width)).enumerate() {
+            let start = (part.tap + tap) * k + part.k_first;
+            b.pack(start..start + part.k, first, self.n, &mut plain);
+            to.fill(0.0);
+            for (row, values) in plain.chunks(self.n).enumerate() {
+                let to = to[row / 2 * width + row % 2..].iter_mut().step_by(2);
+                to.zip(values).for_each(|(to, value)| *to = *value);
+            }
+        }
+    }
+
+    /// The parts of `taps` of `k` rows that are packed and used together: several whole taps, or a part of one.
+    fn parts(&self, taps: usize, k: usize, width: usize) -> Vec<Part> {
+        let k_block = B_BLOCK_BYTES / (width * size_of::<f32>());
+        let (taps_step, k_step) = ((k_block / k).clamp(1, taps), k.min(k_block));
+        let mut parts = vec![];
+        for tap in (0..taps).step_by(taps_step) {
+            let num_taps = taps_step.min(taps - tap);
+            parts.extend((0..k).step_by(k_step).map(|k_first| Part {
+                tap,
+                num_taps,
+                k_first,
+                k: k_step.min(k - k_first),
+            }));
+        }
+        parts
+    }
+}
+
+/// Some whole taps, or a part of the rows of one.
+struct Part {
+    tap: usize,
+    num_taps: usize,
+    k_first: usize,
+    k: usize,
 }
 
 /// What the sums begin with.
@@ -135,36 +198,68 @@ impl SharedMut {
     }
 }
 
-/// `c[row] = init + sum over taps of a[row, tap][..k] b[tap]` for the rows of `grid`, in parallel. `b` is packed as
-/// `panels` says.
+/// `c[row] = init + sum over taps of a[row, tap][..k] b[tap]` for the rows of `grid`, in parallel. `packed` is scratch memory
+/// of the length that `panels` says.
 ///
 /// # Panics
-/// Where offsets lie outside the slices or rows of `c` overlap.
-pub fn add_taps(grid: &Grid, panels: &Panels, a: &[f32], k: usize, b: &[f32], c: &mut [f32], init: Init) {
+/// Where offsets lie outside the slices, rows of `c` overlap, or there is no tap or no `k`.
+#[allow(clippy::too_many_arguments)]
+pub fn add_taps(
+    grid: &Grid,
+    panels: &Panels,
+    a: &[f32],
+    k: usize,
+    b: &dyn Columns,
+    packed: &mut [f32],
+    c: &mut [f32],
+    init: Init,
+) {
     let (num_rows, num_taps) = (grid.num_rows(), grid.num_taps());
     assert!(Isa::available().contains(&panels.isa), "the processor has the instruction set");
-    assert_eq!(b.len(), panels.packed_len(num_taps * k), "b is packed for these taps");
+    assert!(num_taps > 0 && k > 0, "there is something to sum");
     if let Init::Columns(columns) = init {
         assert_eq!(columns.len(), panels.n, "a first value for each column");
     }
     grid.check(a.len(), k, c.len(), panels.n);
-    let zeros = vec![0f32; k];
-    let sum = Sum { grid, panels, a, k, b, zeros: &zeros, c: SharedMut(c.as_mut_ptr()), init };
     let blocks = panels.blocks();
-    let row_tasks = num_rows.div_ceil(TASK_ROWS);
-    // Few rows: give each block of columns to a task of its own, so that there is work for all threads.
+    // The cut into tasks decides who forms a sum, not how: it may depend on the number of threads.
+    let is_short = num_rows <= SHORT_ROWS && blocks.len() >= 2 * rayon::current_num_threads();
+    let row_tasks = if is_short { 1 } else { num_rows.div_ceil(TASK_ROWS) };
     let blocks_per_task = if row_tasks >= 32 { blocks.len() } else { 1 };
     let column_tasks = blocks.len().div_ceil(blocks_per_task);
-    (0..row_tasks * column_tasks).into_par_iter().for_each_init(RowTable::default, |table, task| {
+    let zeros = vec![0f32; k];
+    let c = SharedMut(c.as_mut_ptr());
+    // With one task for all rows of a block, it packs what it needs next: that never leaves its cache.
+    let packed = (row_tasks > 1).then(|| pack_all(panels, &blocks, [num_taps, k], b, packed));
+    let sum = Sum { grid, panels, a, k, b, packed, zeros: &zeros, c, init };
+    (0..row_tasks * column_tasks).into_par_iter().for_each_init(Default::default, |(table, part), task| {
         let (row_task, column_task) = (task / column_tasks, task % column_tasks);
-        let rows = num_rows * row_task / row_tasks..num_rows * (row_task + 1) / row_tasks;
-        table.fill(&sum, rows);
-        blocks
-            .iter()
-            .skip(column_task * blocks_per_task)
-            .take(blocks_per_task)
-            .for_each(|&block| sum.run(table, block));
+        RowTable::fill(table, &sum, num_rows * row_task / row_tasks..num_rows * (row_task + 1) / row_tasks);
+        let blocks = blocks.iter().skip(column_task * blocks_per_task).take(blocks_per_task);
+        blocks.for_each(|&block| sum.run(table, part, block));
     });
+}
+
+/// Packs all blocks, one after the other.
+fn pack_all<'a>(
+    panels: &Panels,
+    blocks: &[(usize, usize)],
+    [taps, k]: [usize; 2],
+    b: &dyn Columns,
+    packed: &'a mut [f32],
+) -> &'a [f32] {
+    let packed = &mut packed[..panels.packed_len(taps, k)];
+    let mut work = vec![];
+    let mut rest = &mut packed[..];
+    for &block in blocks {
+        for part in panels.parts(taps, k, block.1) {
+            let (to, after) = rest.split_at_mut(part.num_taps * panels.offset(part.k, block.1));
+            work.push((to, part, block));
+            rest = after;
+        }
+    }
+    work.into_par_iter().for_each(|(to, part, block)| panels.pack(b, &part, k, block, to));
+    packed
 }
 
 struct Sum<'a> {
@@ -172,7 +267,8 @@ struct Sum<'a> {
     panels: &'a Panels,
     a: &'a [f32],
     k: usize,
-    b: &'a [f32],
+    b: &'a dyn Columns,
+    packed: Option<&'a [f32]>,
     zeros: &'a [f32],
     c: SharedMut,
     init: Init<'a>,
@@ -184,78 +280,97 @@ struct RowTable {
     num_rows: usize,
     from: Vec<*const f32>, // [tap][row]
     to: Vec<*mut f32>,     // [row]
-    at: Vec<[usize; 4]>,   // [row]: batch and the coordinates
 }
 // SAFETY: the pointers are only used inside the task that filled them, while `Sum` borrows what they point to.
 unsafe impl Send for RowTable {}
 
 impl RowTable {
-    fn fill(&mut self, sum: &Sum, rows: std::ops::Range<usize>) {
+    /// Walks the rows by segments of the last axis: nothing is divided or looked up per row and tap.
+    fn fill(&mut self, sum: &Sum, rows: Range<usize>) {
         let [t, h, w] = &sum.grid.axes;
         let (nt, nh, nw) = (t.to.len(), h.to.len(), w.to.len());
         self.num_rows = rows.len();
-        self.at.clear();
-        self.at.extend(rows.map(|r| [r / (nt * nh * nw), r / (nh * nw) % nt, r / nw % nh, r % nw]));
         self.to.clear();
-        self.to.extend(self.at.iter().map(|&[n, jt, jh, jw]| {
-            let offset = n * sum.grid.to_pitch + t.to[jt] + h.to[jh] + w.to[jw];
-            // SAFETY: `Grid::check` has seen that the row lies inside `c`.
-            unsafe { sum.c.get().add(offset) }
-        }));
+        self.to.resize(rows.len(), std::ptr::null_mut());
         self.from.clear();
-        for (t, h) in t.from.iter().flat_map(|t| h.from.iter().map(move |h| (t, h))) {
-            for w in &w.from {
-                self.from.extend(self.at.iter().map(|&[n, jt, jh, jw]| match (t[jt], h[jh], w[jw]) {
-                    // SAFETY: `Grid::check` has seen that the row lies inside `a`.
-                    (Some(t), Some(h), Some(w)) => unsafe { sum.a.as_ptr().add(n * sum.grid.from_pitch + t + h + w) },
-                    _ => sum.zeros.as_ptr(),
-                }));
+        self.from.resize(rows.len() * sum.grid.num_taps(), sum.zeros.as_ptr());
+        let mut row = rows.start;
+        while row < rows.end {
+            let (line, first) = (row / nw, row % nw);
+            let count = (nw - first).min(rows.end - row);
+            let (n, jt, jh) = (line / (nt * nh), line / nh % nt, line % nh);
+            let segment = row - rows.start;
+            let to_line = n * sum.grid.to_pitch + t.to[jt] + h.to[jh];
+            for (to, offset) in self.to[segment..].iter_mut().zip(&w.to[first..first + count]) {
+                *to = sum.c.get().wrapping_add(to_line + offset);
             }
+            let lines = t.from.iter().flat_map(|t| h.from.iter().map(move |h| (t[jt], h[jh])));
+            for (i, line) in lines.enumerate() {
+                let (Some(from_t), Some(from_h)) = line else { continue };
+                let from_line = sum.a.as_ptr().wrapping_add(n * sum.grid.from_pitch + from_t + from_h);
+                for (kw, w) in w.from.iter().enumerate() {
+                    let rows_of_tap = &mut self.from[(i * sum.grid.axes[2].from.len() + kw) * rows.len() + segment..];
+                    for (from, offset) in rows_of_tap.iter_mut().zip(&w[first..first + count]) {
+                        if let Some(offset) = offset {
+                            *from = from_line.wrapping_add(*offset);
+                        }
+                    }
+                }
+            }
+            row += count;
         }
     }
 }
 
 impl Sum<'_> {
-    /// All rows of the table, one block of columns.
-    fn run(&self, table: &RowTable, (first_column, width): (usize, usize)) {
-        let isa = self.panels.isa;
-        let (lanes, num_taps) = (isa.lanes(), self.grid.num_taps());
-        let num_vectors = width / lanes;
+    /// All rows of the table, one block of columns. `own` is the task's memory for what it packs itself.
+    fn run(&self, table: &RowTable, own: &mut Vec<f32>, block: (usize, usize)) {
+        let (first_column, width) = block;
+        let (isa, num_taps) = (self.panels.isa, self.grid.num_taps());
+        let (lanes, num_vectors) = (isa.lanes(), width / isa.lanes());
         let columns = width.min(self.panels.n - first_column);
         let max_rows = tile_rows(isa, num_vectors);
-        let panel = &self.b[first_column * num_taps * self.k..][..width * num_taps * self.k];
-        let k_block = (B_BLOCK_BYTES / (width * size_of::<f32>())).max(1);
-        // A block of `b` is several whole taps, or a part of one.
-        let (taps_step, k_step) = (((k_block / self.k).max(1)).min(num_taps), self.k.min(k_block));
-        for tap in (0..num_taps).step_by(taps_step) {
-            for k_first in (0..self.k).step_by(k_step) {
-                let is_first = tap == 0 && k_first == 0;
-                let init = match self.init {
-                    _ if !is_first => TileInit::Add,
+        let tap_len = self.panels.offset(self.k, width);
+        for (i, part) in self.panels.parts(num_taps, self.k, width).into_iter().enumerate() {
+            let part_len = part.num_taps * self.panels.offset(part.k, width);
+            let b = match self.packed {
+                Some(packed) => {
+                    let start = self.panels.offset(self.k, first_column) * num_taps;
+                    &packed[start + part.tap * tap_len + self.panels.offset(part.k_first, width)..][..part_len]
+                }
+                None => {
+                    own.resize(part_len, 0.0);
+                    self.panels.pack(self.b, &part, self.k, block, own);
+                    &own[..]
+                }
+            };
+            let mut tile = Tile {
+                from: table.from.as_ptr(),
+                from_pitch: table.num_rows,
+                to: table.to.as_ptr(),
+                first_column,
+                num_taps: part.num_taps,
+                k_first: part.k_first,
+                k: part.k,
+                b: b.as_ptr(),
+                last_lanes: columns - (num_vectors - 1) * lanes,
+                init: match self.init {
+                    _ if i > 0 => TileInit::Add,
                     Init::Add => TileInit::Add,
                     Init::Zero => TileInit::Zero,
                     Init::Columns(values) => TileInit::Columns(values[first_column..].as_ptr()),
-                };
-                let mut tile = Tile {
-                    from: table.from[tap * table.num_rows..].as_ptr(),
-                    from_pitch: table.num_rows,
-                    to: table.to.as_ptr(),
-                    first_column,
-                    num_taps: taps_step.min(num_taps - tap),
-                    k_first,
-                    k: k_step.min(self.k - k_first),
-                    b: panel[(tap * self.k + k_first) * width..].as_ptr(),
-                    last_lanes: columns - (num_vectors - 1) * lanes,
-                    init,
-                };
-                for row in (0..table.num_rows).step_by(max_rows) {
-                    let rows = max_rows.min(table.num_rows - row);
-                    // SAFETY: `row..row + rows` are rows of the table; its pointers were made from checked offsets; the
-                    // block of `b` has `num_taps * k` rows of `width`; the processor has `isa`.
-                    unsafe {
-                        tile.from = table.from.as_ptr().add(tap * table.num_rows + row);
-                        tile.to = table.to.as_ptr().add(row);
-                        run_tile(isa, rows, num_vectors, &tile);
+                },
+            };
+            for row in (0..table.num_rows).step_by(max_rows) {
+                let rows = max_rows.min(table.num_rows - row);
+                tile.from = table.from[part.tap * table.num_rows + row..].as_ptr();
+                tile.to = table.to[row..].as_ptr();
+                // SAFETY: `row..row + rows` are rows of the table; its pointers were made from checked offsets; `b` holds
+                // the part in the form that the kernel reads; the processor has `isa`.
+                unsafe {
+                    match self.panels.has_pairs {
+                        true => run_pairs(rows, &tile),
+                        false => run_tile(isa, rows, num_vectors, &tile),
                     }
                 }
             }
@@ -264,24 +379,24 @@ impl Sum<'_> {
 }
 
 #[derive(Clone, Copy)]
-enum TileInit {
+pub(super) enum TileInit {
     Zero,
     Columns(*const f32),
     Add,
 }
 
 /// One call of a kernel: a few rows, one block of columns, a range of taps or a range of `k`.
-struct Tile {
-    from: *const *const f32, // [tap][row], `from_pitch` from one tap to the next
-    from_pitch: usize,
-    to: *const *mut f32, // [row]
-    first_column: usize,
-    num_taps: usize,
-    k_first: usize,
-    k: usize,
-    b: *const f32, // [tap][k][column]
-    last_lanes: usize,
-    init: TileInit,
+pub(super) struct Tile {
+    pub from: *const *const f32, // [tap][row], `from_pitch` from one tap to the next
+    pub from_pitch: usize,
+    pub to: *const *mut f32, // [row]
+    pub first_column: usize,
+    pub num_taps: usize,
+    pub k_first: usize,
+    pub k: usize,
+    pub b: *const f32, // [tap][k][column]
+    pub last_lanes: usize,
+    pub init: TileInit,
 }
 
 /// The kernel: `R` rows, `V` vectors of columns, all accumulators in registers.

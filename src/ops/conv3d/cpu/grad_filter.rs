@@ -9,58 +9,75 @@ use super::super::Conv3d;
 use super::padded::PaddedRows;
 use super::taps::AxisTaps;
 use crate::device::ActRef;
-use crate::device::cpu::{Isa, Outer, Run, add_outer_products};
+use crate::device::cpu::{Isa, OuterSum, Run};
+use crate::shape::ActivationShape;
 
 /// Multiply-adds that are worth a task of their own.
 const TASK_MACS: u64 = 1 << 21;
-/// Most tasks: enough to balance 16 threads.
-const MAX_TASKS: u64 = 64;
+/// Most tasks wanted: enough to balance a few threads, few enough that copies and partial sums cost little.
+const MAX_TASKS: u64 = 16;
+/// Blocks of columns that a task should have, because it copies `dy` for them.
+const TASK_BLOCKS: usize = 4;
 /// Most floats of all partial sums together.
 const MAX_PARTIAL_LEN: usize = 1 << 20;
-/// Bytes of both operands that are used for all taps before the next are read: a part of the second-level cache.
-const CHUNK_BYTES: usize = 512 << 10;
-/// Fewest positions of such a part: sums are read and written once for each.
-const MIN_CHUNK_POSITIONS: usize = 128;
-
+/// Positions of a chunk: a block of their columns fits the first-level cache, all of their channels the second.
+const CHUNK_POSITIONS: usize = 256;
 /// Floats of the gradient that one task adds up.
 const SUM_LEN: usize = 1 << 12;
 
 /// How the work is cut.
 struct Cut {
-    /// Ranges of output rows `(n, to, ho)`, each with partial sums of its own.
+    /// Ranges of output lines `(n, to, ho)`, each with partial sums of its own.
     splits: usize,
-    /// Output channels of one task.
-    c_out: usize,
+    /// Tasks that share the taps and input channels of a split.
+    column_tasks: usize,
 }
 
 impl Cut {
-    fn new(op: &Conv3d) -> Cut {
+    fn new(isa: Isa, op: &Conv3d) -> Cut {
         let o = op.output();
-        let (num_rows, g_out) = (o.n * o.t * o.h, op.c_out / op.groups);
+        let (taps, columns) = tap_columns(op);
         let tasks = (op.macs() / TASK_MACS).clamp(1, MAX_TASKS) as usize;
-        let splits = (MAX_PARTIAL_LEN / op.filter_len()).clamp(1, tasks).min(num_rows);
-        let parts_of_group = tasks.div_ceil(splits * op.groups).min(g_out);
-        Cut { splits, c_out: g_out.div_ceil(parts_of_group) }
+        let blocks = OuterSum::num_column_blocks(isa, taps, columns);
+        let column_tasks = (blocks / TASK_BLOCKS).clamp(1, tasks);
+        let splits = tasks.div_ceil(column_tasks).min((MAX_PARTIAL_LEN / op.filter_len()).max(1));
+        let splits = if op.groups > 1 { 1 } else { splits.min(o.n * o.t * o.h) };
+        Cut { splits, column_tasks }
     }
 
-    fn rows(&self, num_rows: usize, split: usize) -> Range<usize> {
-        num_rows * split / self.splits..num_rows * (split + 1) / self.splits
+    /// The lines of each split, in chunks of about [`CHUNK_POSITIONS`].
+    fn chunks(&self, lines: usize, line: usize) -> Vec<Vec<Range<usize>>> {
+        let part = |range: Range<usize>, i: usize, n: usize| {
+            range.start + range.len() * i / n..range.start + range.len() * (i + 1) / n
+        };
+        let chunks = |split: Range<usize>| {
+            let n = (split.len() * line).div_ceil(CHUNK_POSITIONS).min(split.len());
+            (0..n).map(|i| part(split.clone(), i, n)).collect()
+        };
+        (0..self.splits).map(|i| chunks(part(0..lines, i, self.splits))).collect()
     }
+}
+
+/// Taps and the columns of each: with padded rows the taps of a filter's row are one.
+fn tap_columns(op: &Conv3d) -> (usize, usize) {
+    let [ft, fh, fw] = op.filter;
+    let g_in = op.input.c / op.groups;
+    if padded(op).is_some() { (ft * fh, fw * g_in) } else { (ft * fh * fw, g_in) }
 }
 
 fn padded(op: &Conv3d) -> Option<PaddedRows> {
     PaddedRows::plan(op.groups, op.input, &[&AxisTaps::forward(op)[2]])
 }
 
-pub(super) fn workspace_len(op: &Conv3d) -> usize {
-    let splits = Cut::new(op).splits;
+pub(super) fn workspace_len(isa: Isa, op: &Conv3d) -> usize {
+    let splits = Cut::new(isa, op).splits;
     let partial_len = if splits == 1 { 0 } else { splits * op.filter_len() };
     partial_len + padded(op).map_or(0, |p| p.len())
 }
 
 /// `dw = sum over positions of dy' x`.
 pub(in super::super) fn grad_filter(isa: Isa, op: &Conv3d, x: ActRef, dy: ActRef, dw: &mut [f32], scratch: &mut [f32]) {
-    let cut = Cut::new(op);
+    let cut = Cut::new(isa, op);
     if cut.splits == 1 {
         return partial_sums(isa, op, &cut, x, dy, dw, scratch);
     }
@@ -81,69 +98,52 @@ fn partial_sums(isa: Isa, op: &Conv3d, cut: &Cut, x: ActRef, dy: ActRef, partial
         Some(padded) => padded.fill(x, scratch),
         None => x,
     };
-    let work = Work { isa, op, x, dy, axes: AxisTaps::forward(op), padded };
-    let num_rows = dy.shape.n * dy.shape.t * dy.shape.h;
-    let g_out = op.c_out / op.groups;
-    let row_len = op.filter_len() / op.c_out;
-    let mut tasks = vec![];
-    for (split, partial) in partial.chunks_mut(op.filter_len()).enumerate() {
-        for (group, partial) in partial.chunks_mut(g_out * row_len).enumerate() {
-            let parts = partial.chunks_mut(cut.c_out * row_len).enumerate();
-            tasks.extend(parts.map(|(i, part)| (part, split, group, group * g_out + i * cut.c_out)));
-        }
+    let (taps, columns) = tap_columns(op);
+    let (g_in, g_out) = (op.input.c / op.groups, op.c_out / op.groups);
+    let geometry = Geometry { op, x, o: dy.shape, axes: AxisTaps::forward(op), padded };
+    for group in 0..op.groups {
+        let sum = OuterSum {
+            isa,
+            x: &x.data[group * g_in..],
+            x_step: op.stride[2] * x.pitch_c,
+            dy: &dy.data[group * g_out..],
+            dy_step: dy.pitch_c,
+            rows: g_out,
+            columns,
+            taps,
+            line: dy.shape.w,
+            chunks: cut.chunks(dy.shape.n * dy.shape.t * dy.shape.h, dy.shape.w),
+            column_tasks: cut.column_tasks,
+            runs: &|lines, tap, runs| geometry.runs(lines, tap, runs),
+        };
+        // Groups are contiguous in the filter; with several there is one split.
+        let group_len = partial.len() / op.groups;
+        sum.run(&mut partial[group * group_len..][..group_len]);
     }
-    tasks.into_par_iter().for_each(|(part, split, group, co)| work.run(part, cut.rows(num_rows, split), group, co));
 }
 
-/// Everything that the tasks share.
-struct Work<'a> {
-    isa: Isa,
+/// Where taps meet the input.
+struct Geometry<'a> {
     op: &'a Conv3d,
     x: ActRef<'a>,
-    dy: ActRef<'a>,
+    o: ActivationShape,
     axes: [AxisTaps; 3],
     padded: Option<PaddedRows>,
 }
 
-impl Work<'_> {
-    /// Sums for the filters in `part`, which begin with output channel `co`, over some output rows.
-    fn run(&self, part: &mut [f32], rows: Range<usize>, group: usize, co: usize) {
-        let (op, o) = (self.op, self.dy.shape);
-        let (g_in, row_len) = (op.input.c / op.groups, op.filter_len() / op.c_out);
-        // With padded rows the taps of a filter's row are one run of columns.
-        let (num_w, columns) = if self.padded.is_some() { (1, op.filter[2] * g_in) } else { (op.filter[2], g_in) };
-        let outer = Outer {
-            x: &self.x.data[group * g_in..],
-            x_step: op.stride[2] * self.x.pitch_c,
-            dy: &self.dy.data[co..],
-            dy_step: self.dy.pitch_c,
-            rows: part.len() / row_len,
-            columns,
-        };
-        let positions = (CHUNK_BYTES / (size_of::<f32>() * (op.input.c + o.c))).max(MIN_CHUNK_POSITIONS);
-        let chunk_rows = (positions / o.w).max(1);
-        let mut runs = vec![];
-        part.fill(0.0);
-        for first in rows.clone().step_by(chunk_rows) {
-            let chunk = first..rows.end.min(first + chunk_rows);
-            for tap in 0..op.filter[0] * op.filter[1] * num_w {
-                self.runs(&mut runs, chunk.clone(), tap, num_w);
-                add_outer_products(self.isa, &outer, &runs, &mut part[tap * columns..], row_len);
-            }
-        }
-    }
-
-    /// The positions of some output rows at which a tap reads inside the input.
-    fn runs(&self, runs: &mut Vec<Run>, rows: Range<usize>, tap: usize, num_w: usize) {
-        let (i, o, [t, h, w]) = (self.x.shape, self.dy.shape, &self.axes);
+impl Geometry<'_> {
+    /// The positions of some output lines at which a tap reads inside the input.
+    fn runs(&self, lines: Range<usize>, tap: usize, runs: &mut Vec<Run>) {
+        let (i, o, [t, h, w]) = (self.x.shape, self.o, &self.axes);
+        let num_w = if self.padded.is_some() { 1 } else { self.op.filter[2] };
         let (kt, kh, kw) = (tap / (self.op.filter[1] * num_w), tap / num_w % self.op.filter[1], tap % num_w);
         let (first_w, inside) = match &self.padded {
             Some(padded) => (padded.left as isize + w.taps[0].1, 0..o.w),
             None => (w.taps[kw].1, w.inside(w.taps[kw].1)),
         };
-        let (x_step, dy_step) = (w.from_step * self.x.pitch_c, self.dy.pitch_c);
+        let x_step = w.from_step * self.x.pitch_c;
         runs.clear();
-        for row in rows {
+        for row in lines {
             let (n, to, ho) = (row / (o.t * o.h), row / o.h % o.t, row % o.h);
             let (Some(ti), Some(hi)) = (t.source(to, t.taps[kt].1), h.source(ho, h.taps[kh].1)) else { continue };
             if inside.is_empty() {
@@ -151,12 +151,12 @@ impl Work<'_> {
             }
             let wi = (inside.start * w.from_step).strict_add_signed(first_w);
             let x = (((n * i.t + ti) * i.h + hi) * i.w + wi) * self.x.pitch_c;
-            let dy = (row * o.w + inside.start) * dy_step;
+            let position = row * o.w + inside.start;
             match runs.last_mut() {
-                Some(last) if last.x + last.count * x_step == x && last.dy + last.count * dy_step == dy => {
+                Some(last) if last.x + last.count * x_step == x && last.position + last.count == position => {
                     last.count += inside.len();
                 }
-                _ => runs.push(Run { x, dy, count: inside.len() }),
+                _ => runs.push(Run { x, position, count: inside.len() }),
             }
         }
     }

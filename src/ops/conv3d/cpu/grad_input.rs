@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::super::Conv3d;
-use super::pack::{Operand, pack_filter};
+use super::pack::{FilterColumns, Operand};
 use super::padded::PaddedRows;
 use super::taps::{self, AxisTaps};
 use crate::device::cpu::{Init, Isa, Panels, add_taps};
@@ -14,10 +14,13 @@ fn padded(op: &Conv3d, classes: &[Vec<AxisTaps>; 3]) -> Option<PaddedRows> {
 }
 
 pub(super) fn workspace_len(isa: Isa, op: &Conv3d) -> usize {
-    let panels = Panels::new(isa, op.input.c / op.groups);
-    // Each tap belongs to one class of each axis, and classes are packed one after the other.
-    panels.packed_len(op.filter_taps() * op.c_out / op.groups)
-        + padded(op, &AxisTaps::grad_input(op)).map_or(0, |p| p.len())
+    // Classes are packed one after the other: none has more than all taps, or more rows of taps than the filter.
+    packed_len(isa, op) + padded(op, &AxisTaps::grad_input(op)).map_or(0, |p| p.len())
+}
+
+fn packed_len(isa: Isa, op: &Conv3d) -> usize {
+    let (panels, g_out) = (Panels::new(isa, op.input.c / op.groups), op.c_out / op.groups);
+    panels.packed_len(op.filter_taps(), g_out)
 }
 
 /// `dx = conv^T(dy, w)`, or added to it.
@@ -33,7 +36,7 @@ pub(in super::super) fn grad_input(
     let (g_in, g_out) = (op.input.c / op.groups, op.c_out / op.groups);
     let classes = AxisTaps::grad_input(op);
     let panels = Panels::new(isa, g_in);
-    let (packed, rest) = scratch.split_at_mut(panels.packed_len(op.filter_taps() * g_out));
+    let (packed, rest) = scratch.split_at_mut(packed_len(isa, op));
     let padded = padded(op, &classes);
     let dy = match &padded {
         Some(padded) => padded.fill(dy, rest),
@@ -51,13 +54,12 @@ pub(in super::super) fn grad_input(
             if axes.iter().any(|axis| axis.taps.is_empty()) {
                 continue;
             }
-            let num_taps: usize = axes.iter().map(|axis| axis.taps.len()).product();
-            let packed = &mut packed[..panels.packed_len(num_taps * g_out)];
             let (grid, k) = taps::grid(&axes, dy, g_out, dx.shape, dx.pitch_c, padded.as_ref());
             for group in 0..op.groups {
-                pack_filter(op, group, w, &axes, Operand::GradInput, &panels, packed);
+                let filter = FilterColumns::new(isa, op, group, w, &axes, Operand::GradInput);
                 let init = if accumulate { Init::Add } else { Init::Zero };
-                add_taps(&grid, &panels, &dy.data[group * g_out..], k, packed, &mut dx.data[group * g_in..], init);
+                let (dy, dx) = (&dy.data[group * g_out..], &mut dx.data[group * g_in..]);
+                add_taps(&grid, &panels, dy, k, &filter, packed, dx, init);
             }
         }
     }

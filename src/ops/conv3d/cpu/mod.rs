@@ -6,6 +6,8 @@ mod grad_input;
 mod pack;
 mod padded;
 mod taps;
+#[cfg(test)]
+mod tests;
 
 use rayon::prelude::*;
 
@@ -15,7 +17,7 @@ use crate::device::{ActMut, ActRef};
 
 pub(super) use grad_filter::grad_filter;
 pub(super) use grad_input::grad_input;
-use pack::{Operand, pack_filter};
+use pack::{FilterColumns, Operand};
 use padded::PaddedRows;
 use taps::AxisTaps;
 
@@ -24,12 +26,21 @@ pub(super) fn workspace_len(isa: Isa, op: &Conv3d, direction: Direction) -> usiz
     match direction {
         Direction::Forward => {
             let axes = AxisTaps::forward(op);
-            Panels::new(isa, op.c_out / op.groups).packed_len(op.filter_taps() * op.input.c / op.groups)
-                + PaddedRows::plan(op.groups, op.input, &[&axes[2]]).map_or(0, |p| p.len())
+            let padded = PaddedRows::plan(op.groups, op.input, &[&axes[2]]);
+            packed_len(isa, op, &axes, padded.as_ref()) + padded.map_or(0, |p| p.len())
         }
         Direction::GradInput => grad_input::workspace_len(isa, op),
-        Direction::GradFilter => grad_filter::workspace_len(op),
+        Direction::GradFilter => grad_filter::workspace_len(isa, op),
     }
+}
+
+/// Floats of the packed filter of one group.
+fn packed_len(isa: Isa, op: &Conv3d, axes: &[AxisTaps; 3], padded: Option<&PaddedRows>) -> usize {
+    let [t, h, w] = axes.each_ref().map(|axis| axis.taps.len());
+    let g_in = op.input.c / op.groups;
+    // With padded rows the taps of a filter's row are one.
+    let (taps, k) = if padded.is_some() { (t * h, w * g_in) } else { (t * h * w, g_in) };
+    Panels::new(isa, op.c_out / op.groups).packed_len(taps, k)
 }
 
 impl Conv3d {
@@ -51,18 +62,17 @@ pub(super) fn forward(
     let axes = AxisTaps::forward(op);
     let (g_in, g_out) = (op.input.c / op.groups, op.c_out / op.groups);
     let panels = Panels::new(isa, g_out);
-    let packed_len = panels.packed_len(op.filter_taps() * g_in);
-    let (packed, rest) = scratch.split_at_mut(packed_len);
     let padded = PaddedRows::plan(op.groups, op.input, &[&axes[2]]);
+    let (packed, rest) = scratch.split_at_mut(packed_len(isa, op, &axes, padded.as_ref()));
     let x = match &padded {
         Some(padded) => padded.fill(x, rest),
         None => x,
     };
     let (grid, k) = taps::grid(&axes, x, g_in, y.shape, y.pitch_c, padded.as_ref());
     for group in 0..op.groups {
-        pack_filter(op, group, w, &axes, Operand::Forward, &panels, packed);
+        let filter = FilterColumns::new(isa, op, group, w, &axes, Operand::Forward);
         let init = bias.map_or(Init::Zero, |b| Init::Columns(&b[group * g_out..][..g_out]));
-        add_taps(&grid, &panels, &x.data[group * g_in..], k, packed, &mut y.data[group * g_out..], init);
+        add_taps(&grid, &panels, &x.data[group * g_in..], k, &filter, packed, &mut y.data[group * g_out..], init);
     }
 }
 

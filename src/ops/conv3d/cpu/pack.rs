@@ -1,10 +1,10 @@
 //! Filters in the order in which the kernels read them.
 
-use rayon::prelude::*;
+use std::ops::Range;
 
 use super::super::Conv3d;
 use super::taps::AxisTaps;
-use crate::device::cpu::Panels;
+use crate::device::cpu::{BLOCK, Columns, Isa, transpose_block};
 
 /// Which product the filter is an operand of.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -15,58 +15,80 @@ pub(super) enum Operand {
     GradInput,
 }
 
-/// Input channels that are turned around at a time: 16 floats are a cache line.
-const LINE: usize = 16;
-
-/// Packs the filter of one group, for the taps of `axes` in their order, as `panels` says.
-pub(super) fn pack_filter(
-    op: &Conv3d,
-    group: usize,
-    w: &[f32],
-    axes: &[AxisTaps; 3],
+/// The filter of one group as the right-hand side of a sum over taps.
+pub(super) struct FilterColumns<'a> {
+    isa: Isa,
     operand: Operand,
-    panels: &Panels,
-    packed: &mut [f32],
-) {
-    let [_, fh, fw] = op.filter;
-    let (g_in, g_out) = (op.input.c / op.groups, op.c_out / op.groups);
-    let w = &w[group * g_out * op.filter_taps() * g_in..][..g_out * op.filter_taps() * g_in];
-    let mut taps = vec![];
-    for &(kt, _) in &axes[0].taps {
-        for &(kh, _) in &axes[1].taps {
-            taps.extend(axes[2].taps.iter().map(|&(kw, _)| (kt * fh + kh) * fw + kw));
-        }
-    }
-    let (k, n) = if operand == Operand::Forward { (g_in, g_out) } else { (g_out, g_in) };
-    let mut parts = vec![];
-    let mut rest = packed;
-    for (first, width) in panels.blocks() {
-        let (block, after) = rest.split_at_mut(taps.len() * k * width);
-        parts.extend(block.chunks_mut(k * width).zip(&taps).map(|(part, &tap)| (part, tap, first, width)));
-        rest = after;
-    }
-    parts.into_par_iter().for_each(|(part, tap, first, width)| {
-        let columns = width.min(n - first);
-        let row_of = |co: usize| &w[(co * op.filter_taps() + tap) * g_in..][..g_in];
-        match operand {
-            Operand::Forward => {
-                if columns < width {
-                    part.fill(0.0);
-                }
-                for ci in (0..g_in).step_by(LINE) {
-                    for column in 0..columns {
-                        let from = &row_of(first + column)[ci..g_in.min(ci + LINE)];
-                        let to = part[ci * width + column..].iter_mut().step_by(width);
-                        to.zip(from).for_each(|(to, from)| *to = *from);
-                    }
-                }
-            }
-            Operand::GradInput => {
-                for (co, to) in part.chunks_mut(width).enumerate() {
-                    to[..columns].copy_from_slice(&row_of(co)[first..][..columns]);
-                    to[columns..].fill(0.0);
-                }
+    w: &'a [f32], // [c_out][tap of the filter][c_in] of the group
+    g_in: usize,
+    g_out: usize,
+    /// Floats of the filter of one output channel.
+    pitch: usize,
+    /// Taps in the order of the sum.
+    taps: Vec<usize>,
+}
+
+impl<'a> FilterColumns<'a> {
+    /// For the taps of `axes` in their order.
+    pub fn new(isa: Isa, op: &Conv3d, group: usize, w: &'a [f32], axes: &[AxisTaps; 3], operand: Operand) -> Self {
+        let [_, fh, fw] = op.filter;
+        let (g_in, g_out) = (op.input.c / op.groups, op.c_out / op.groups);
+        let pitch = op.filter_taps() * g_in;
+        let mut taps = vec![];
+        for &(kt, _) in &axes[0].taps {
+            for &(kh, _) in &axes[1].taps {
+                taps.extend(axes[2].taps.iter().map(|&(kw, _)| (kt * fh + kh) * fw + kw));
             }
         }
-    });
+        FilterColumns { isa, operand, w: &w[group * g_out * pitch..][..g_out * pitch], g_in, g_out, pitch, taps }
+    }
+
+    /// Channels `channels` of one tap: rows of the forward are input channels.
+    fn pack_forward(&self, tap: usize, channels: Range<usize>, first: usize, width: usize, to: &mut [f32]) {
+        let columns = width.min(self.g_out - first);
+        if columns < width {
+            to.fill(0.0);
+        }
+        for ci in channels.clone().step_by(BLOCK) {
+            for column in (0..columns).step_by(BLOCK) {
+                let block = [BLOCK.min(columns - column), BLOCK.min(channels.end - ci)];
+                let from = &self.w[(first + column) * self.pitch + tap * self.g_in + ci..];
+                transpose_block(
+                    self.isa,
+                    block,
+                    from,
+                    self.pitch,
+                    &mut to[(ci - channels.start) * width + column..],
+                    width,
+                );
+            }
+        }
+    }
+
+    /// Rows of the input gradient are output channels: rows of the filter as they lie.
+    fn pack_grad_input(&self, tap: usize, channels: Range<usize>, first: usize, width: usize, to: &mut [f32]) {
+        let columns = width.min(self.g_in - first);
+        for (co, to) in channels.zip(to.chunks_mut(width)) {
+            to[..columns].copy_from_slice(&self.w[co * self.pitch + tap * self.g_in + first..][..columns]);
+            to[columns..].fill(0.0);
+        }
+    }
+}
+
+impl Columns for FilterColumns<'_> {
+    fn pack(&self, rows: Range<usize>, first: usize, width: usize, mut to: &mut [f32]) {
+        let channels = if self.operand == Operand::Forward { self.g_in } else { self.g_out };
+        let mut row = rows.start;
+        while row < rows.end {
+            let (tap, channel) = (self.taps[row / channels], row % channels);
+            let end = channels.min(channel + rows.end - row);
+            let (part, rest) = to.split_at_mut((end - channel) * width);
+            match self.operand {
+                Operand::Forward => self.pack_forward(tap, channel..end, first, width, part),
+                Operand::GradInput => self.pack_grad_input(tap, channel..end, first, width, part),
+            }
+            to = rest;
+            row += end - channel;
+        }
+    }
 }
