@@ -47,7 +47,10 @@ fn every_unit_kernel_has_a_case() {
 fn every_instruction_gives_its_meaning_on_a_gpu() {
     let device = match vcycle::device::CudaDevice::open(0) {
         Ok(device) => Device::Cuda(device),
-        Err(reason) => return eprintln!("SKIPPED: unit kernels on a GPU: {reason}"),
+        Err(reason) => {
+            assert!(std::env::var_os("VCYCLE_REQUIRE_GPU").is_none(), "VCYCLE_REQUIRE_GPU is set: {reason}");
+            return eprintln!("SKIPPED: unit kernels on a GPU: {reason}");
+        }
     };
     let (mut passed, mut failures) = (0, Vec::new());
     for case in unit_cases() {
@@ -63,5 +66,89 @@ fn every_instruction_gives_its_meaning_on_a_gpu() {
     assert!(failures.is_empty(), "{} of {} fail:\n{}", failures.len(), passed + failures.len(), failures.join("\n"));
     if passed == 0 {
         eprintln!("SKIPPED: the unit kernels are not compiled into this program");
+    }
+}
+
+/// A wrapper without emulation would not compile in the emulator's build, one without a unit kernel would go untested.
+#[test]
+fn every_wrapper_is_emulated_and_has_a_unit_kernel() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");
+    if !std::path::Path::new(root).is_dir() {
+        return eprintln!("SKIPPED: the sources of the kernels are not here");
+    }
+    let text = |path: &str| std::fs::read_to_string(format!("{root}/{path}")).unwrap_or_else(|e| panic!("{path}: {e}"));
+    let all = |paths: &[&str]| paths.iter().map(|path| text(path)).collect::<String>();
+    let wrappers = all(&["common/ptx.cuh", "common/ptx_sm90.cuh", "common/ptx_wgmma.cuh"]);
+    let emulation = text("simt/ptx_emulation.hpp");
+    let units = all(&[
+        "unit/unit.cuh",
+        "unit/copies.cu",
+        "unit/matrix.cu",
+        "unit/matrix_sm90.cu",
+        "unit/tma_sm90.cu",
+        "unit/warp.cu",
+        "unit/wgmma_sm90.cu",
+    ]);
+    let names: std::collections::BTreeSet<&str> = wrappers
+        .lines()
+        .filter_map(|line| line.strip_prefix("PTX_FUNCTION ")?.split('(').next()?.rsplit(' ').next())
+        .collect();
+    assert!(names.len() > 40, "only {} wrappers found", names.len());
+    let mentions = |text: &str, name: &str| text.contains(&format!("{name}(")) || text.contains(&format!("{name}<"));
+    for name in names {
+        assert!(mentions(&emulation, name), "{name} is not emulated");
+        assert!(mentions(&units, name), "{name} has no unit kernel");
+    }
+}
+
+#[cfg(feature = "simt")]
+mod refusals {
+    use vcycle::device::{Buffer, DType, Device, LaunchConfig, OutOfBounds, Swizzle, TensorLayout, TensorMap, launch};
+
+    use super::unit::UnitArgs;
+
+    fn launch_error(kernel: &str, config: LaunchConfig, arguments: &[&[u8]]) -> String {
+        let stream = Device::Simt.stream().unwrap();
+        // SAFETY: the launch is refused before any thread runs.
+        unsafe { launch::launch(&stream, "test", kernel, config, arguments) }.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn launches_that_cannot_be() {
+        let args = UnitArgs::default();
+        let bytes = bytemuck::bytes_of(&args);
+        let config = LaunchConfig { grid: [1; 3], block: [64, 1, 1], shared_bytes: 0 };
+        assert!(launch_error("no_such_kernel", config, &[bytes]).contains("no_such_kernel is not compiled in"));
+        assert!(launch_error("unit_vote", config, &[]).contains("expected 1 arguments, got 0"));
+        assert!(launch_error("unit_vote", config, &[&bytes[8..]]).contains("expected 72 bytes in argument 0, got 64"));
+        let wide = LaunchConfig { block: [1025, 1, 1], ..config };
+        assert!(launch_error("unit_vote", wide, &[bytes]).contains("a block of 1025 threads"));
+        let empty = LaunchConfig { grid: [0, 1, 1], ..config };
+        assert!(launch_error("unit_vote", empty, &[bytes]).contains("grid (0,1,1)"));
+        let greedy = LaunchConfig { shared_bytes: 300 << 10, ..config };
+        assert!(launch_error("unit_vote", greedy, &[bytes]).contains("307200 bytes of dynamic shared memory"));
+    }
+
+    #[test]
+    fn tensor_maps_that_cannot_be() {
+        let memory = Buffer::zeroed(&Device::Simt, 4096).unwrap().slice_of(DType::Bf16, 0, 2048).unwrap();
+        let layout = TensorLayout {
+            memory: &memory,
+            sizes: &[64, 32],
+            pitches_bytes: &[128],
+            element_steps: &[1, 1],
+            swizzle: Swizzle::Bytes128,
+            out_of_bounds: OutOfBounds::Zero,
+        };
+        assert!(TensorMap::tiled(&layout, &[64, 32]).is_ok());
+        let error =
+            |layout: TensorLayout<'_>, box_sizes: &[u32]| TensorMap::tiled(&layout, box_sizes).unwrap_err().to_string();
+        assert!(error(layout.clone(), &[64]).contains("1 box sizes for 2 dimensions"));
+        assert!(error(layout.clone(), &[64, 300]).contains("a side of the box"));
+        assert!(error(layout.clone(), &[128, 8]).contains("longer than the swizzle"));
+        assert!(error(layout.clone(), &[4, 8]).contains("no multiple of 16 bytes"));
+        assert!(error(TensorLayout { sizes: &[64, 33], ..layout.clone() }, &[64, 8]).contains("do not fit memory"));
+        assert!(error(TensorLayout { pitches_bytes: &[120], ..layout.clone() }, &[64, 8]).contains("a stride"));
+        assert!(error(TensorLayout { element_steps: &[1, 9], ..layout }, &[64, 8]).contains("element stride"));
     }
 }

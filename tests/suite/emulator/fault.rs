@@ -269,7 +269,7 @@ fn cp_async() {
             fault(3, "no __syncwarp before the refill", Plain::Unseen, under_way),
             fault(4, "no wait at the end", Plain::Error, &["cp.async never waited for"]),
             fault(5, "a misaligned source", Plain::Error, &["byte aligned"]),
-            fault(6, "a copy behind the end", Plain::Error, &["cp.async: bytes 1536..1552 of dynamic shared memory"]),
+            fault(6, "a copy behind the end", Plain::Error, &["of dynamic shared memory, which has 1536"]),
         ],
     );
 }
