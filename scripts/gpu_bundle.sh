@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 readonly MAX_MIB=40
 profile=${VCYCLE_BUNDLE_PROFILE:-release}
 bundle=dist/gpu
+export VCYCLE_UNIT_KERNELS=1  # one kernel an instruction, so that the GPU can be compared with the emulator
 die() { echo "gpu-bundle: $*" >&2; exit 1; }
 
 # The newest executable of a cargo target, as cargo itself names it: no guessing among hashes.

@@ -46,7 +46,7 @@ has_torch() { command -v python3 >/dev/null && python3 -c 'import torch; assert 
 
 stage "device report" 1_devices.txt report
 if [ "$what" != bench ]; then
-  stage "tests on the GPU" 2_tests.txt ./suite --test-threads 1 resample:: resize:: device::
+  stage "tests on the GPU" 2_tests.txt ./suite --test-threads 1 emulator:: resample:: resize:: device::
   VCYCLE_SYNC=1 stage "tests, waiting after each launch" 3_tests_sync.txt ./suite --test-threads 1 resample:: resize::
   if command -v compute-sanitizer >/dev/null; then
     stage "compute-sanitizer" 4_sanitizer.txt sanitize
