@@ -6,7 +6,8 @@
 #
 # Every stage runs, whatever the others did; the exit status is 0 only if all of them passed.
 set -uo pipefail
-cd "$(dirname "$0")"
+[ -z "${OUT:-}" ] || { mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd); }
+cd "$(dirname "$0")" || exit 1
 out=${OUT:-$PWD/results}
 mkdir -p "$out"
 what=${1:-all}
