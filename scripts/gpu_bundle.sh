@@ -26,7 +26,7 @@ suite=$(executable cargo test --profile "$profile" --test suite --no-run)
 target_name=kernels target_kind=bench
 bench=$(executable cargo bench --profile "$profile" --bench kernels --no-run)
 
-"$program" devices | grep -q '^kernels compiled in: [1-9]' || die "no kernels were compiled in: run make cuda-toolkit first"
+grep -q '^kernels compiled in: [1-9]' <<< "$("$program" devices)" || die "no kernels were compiled in: run make cuda-toolkit first"
 
 rm -rf "$bundle"
 mkdir -p "$bundle"

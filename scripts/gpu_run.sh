@@ -33,7 +33,7 @@ report() {
   cat VERSION
   ./vcycle devices || return
   command -v nvidia-smi >/dev/null && nvidia-smi
-  ./vcycle devices | grep -q '^  cuda .*SMs' || { echo "no GPU can be used"; return 1; }
+  grep -q '^  cuda .*SMs' <<< "$(./vcycle devices)" || { echo "no GPU can be used"; return 1; }
 }
 
 sanitize() {

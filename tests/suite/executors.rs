@@ -34,13 +34,15 @@ pub fn with_kernels() -> Vec<Device> {
     devices
 }
 
-/// Runs `test` once, or on the emulator once for each of its modes: copies early and late, threads in several orders.
+/// Runs `test` once, or on the emulator once for each of its modes: copies early and late, threads in several orders,
+/// watched memory behind and before buffers.
 pub fn in_all_modes(device: &Device, test: impl Fn(&str)) {
     match device {
         #[cfg(feature = "simt")]
         Device::Simt => {
-            use vcycle::device::simt::{SimtOptions, with_options};
-            for options in SimtOptions::all() {
+            use vcycle::device::simt::{Guard, SimtOptions, with_options};
+            let guarded_start = SimtOptions { guard: Guard::Start, ..Default::default() };
+            for options in SimtOptions::all().into_iter().chain([guarded_start]) {
                 with_options(options, || test(&format!("simt {options:?}")));
             }
         }

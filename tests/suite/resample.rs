@@ -12,7 +12,10 @@ const MEAN: [f32; 3] = [0.45, 0.5, 0.4];
 
 fn clip(device: &Device, name: &str, size: [usize; 3], grid: ClipGrid) -> (Vec<u8>, SourceClip) {
     let bytes = fill::u8(name, size.iter().product::<usize>() * 3);
-    let memory = Buffer::from_host(device, &bytes).unwrap();
+    // Clips begin at any byte of a buffer, and here end with it.
+    let offset = size[2] % 4;
+    let memory = Buffer::zeroed(device, offset + bytes.len()).unwrap().slice::<u8>(offset, bytes.len()).unwrap();
+    memory.write(&bytes).unwrap();
     (bytes, SourceClip { memory, frames: size[0], height_px: size[1], width_px: size[2], grid })
 }
 
