@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::decode::{DecodeOptions, Video};
 use super::{ClipSource, Frames, VideoInfo};
@@ -33,6 +33,8 @@ pub struct Kinetics {
     clips: Vec<(PathBuf, u32)>,
     /// What ffmpeg said of the files that it decodes, so that it is asked once a file.
     probed: Mutex<HashMap<usize, Video>>,
+    /// Files that the built-in decoder took and could not finish, told once.
+    handed_over: Mutex<HashSet<usize>>,
 }
 
 impl Kinetics {
@@ -56,7 +58,7 @@ impl Kinetics {
         }
         check_some_exist(&path, &clips)?;
         let (num_classes, decode) = (config.num_classes, config.decode);
-        Ok(Kinetics { num_classes, decode, clips, probed: Mutex::default() })
+        Ok(Kinetics { num_classes, decode, clips, probed: Mutex::default(), handed_over: Mutex::default() })
     }
 
     /// Number of different files; a list may name one several times.
@@ -65,12 +67,12 @@ impl Kinetics {
     }
 
     fn video(&self, idx: usize) -> Result<Video> {
-        if let Some(video) = self.probed.lock().unwrap_or_else(PoisonError::into_inner).get(&idx) {
+        if let Some(video) = lock(&self.probed).get(&idx) {
             return Ok(video.clone());
         }
         let video = Video::open(&self.clips[idx].0, &self.decode)?;
         if !video.is_built_in() {
-            self.probed.lock().unwrap_or_else(PoisonError::into_inner).insert(idx, video.clone());
+            lock(&self.probed).insert(idx, video.clone());
         }
         Ok(video)
     }
@@ -121,7 +123,17 @@ impl ClipSource for Kinetics {
 
     fn frames(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Vec<u32>) -> Result<Frames> {
         let mut video = self.video(idx)?;
-        let indices = choose(video.info());
-        video.frames(&indices)
+        let (indices, was_built_in) = (choose(video.info()), video.is_built_in());
+        let frames = video.frames(&indices)?;
+        // It stays with the built-in decoder: which decoder counts the frames must not depend on what was drawn before.
+        if was_built_in != video.is_built_in() && lock(&self.handed_over).insert(idx) {
+            tracing::warn!("{}: damaged for the built-in decoder, decoded by ffmpeg", self.name(idx));
+        }
+        Ok(frames)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that can panic runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

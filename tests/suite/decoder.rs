@@ -1,7 +1,7 @@
 //! Tests of `clip::decode` and of `vcycle resample`. Files made by `made` hold pictures that are known to the byte. Real
 //! files come from `$VCYCLE_TEST_DATA`; without it those tests say SKIPPED.
 
-mod made;
+pub mod made;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -4,12 +4,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use vcycle::clip::decode::{Backend, DecodeOptions};
 use vcycle::clip::{
     Cached, ClipSource, Frames, HostBatch, Kinetics, KineticsConfig, Loader, LoaderConfig, MovingShapes,
     MovingShapesConfig, ResampleMode, Sampling, Split, VideoInfo,
 };
 use vcycle::shape::StepShape;
 use vcycle::{Error, Result};
+
+use crate::decoder::made::Mp4;
 
 fn sampling() -> Sampling {
     Sampling {
@@ -272,6 +275,44 @@ fn bad_lines_are_named_by_file_and_number() {
     }
     let error = kinetics(folder.path(), "\n\n", " ").err().expect("empty").to_string();
     assert!(error.contains("lists no video"), "{error}");
+}
+
+#[test]
+fn bad_files_of_a_list_are_replaced_and_reported() {
+    let folder = tempfile::tempdir().expect("folder");
+    let good = Mp4 { frames: 20, ..Default::default() }.bytes();
+    let mut broken = good.clone();
+    // The pictures stand at the end: their lengths no longer fit.
+    let index = good.len() - 20 * 700;
+    broken[index..].iter_mut().for_each(|b| *b = 0xFF);
+    for (name, bytes) in [("a.mp4", &good[..]), ("b.mp4", b""), ("c.mp4", &good[..]), ("d.mp4", &broken[..])] {
+        std::fs::write(folder.path().join(name), bytes).expect("write");
+    }
+    std::fs::write(folder.path().join("train.csv"), "a.mp4 0\nb.mp4 1\nc.mp4 2\nd.mp4 1\nmissing.mp4 1\n")
+        .expect("write");
+    let list = KineticsConfig {
+        data_dir: folder.path().into(),
+        path_prefix: "".into(),
+        separator: " ".into(),
+        num_classes: 3,
+        decode: DecodeOptions { backend: Backend::BuiltIn, ..Default::default() },
+    };
+    let open = || Kinetics::open(&list, "train.csv").expect("list");
+    for source in [Arc::new(open()) as Arc<dyn ClipSource>, Arc::new(Cached::new(Arc::new(open()), 1 << 20))] {
+        let small = Sampling { jitter_scales_px: (16, 20), eval_scale_px: 16, multigrid_base: None, ..sampling() };
+        let loader = Loader::new(source, small, &config(2)).expect("loader");
+        let steps = [StepShape::square(5, 4, 16, 1)];
+        for epoch in 0..2 {
+            let batch = loader.train_epoch(epoch, &steps, 0).next().expect("batch").expect("good");
+            assert_eq!(batch.clips.len(), 5);
+            assert!(batch.labels.iter().all(|label| [0, 2].contains(label)), "{:?}", batch.names);
+        }
+        let bad = loader.bad_clips();
+        let names: Vec<&str> = bad.iter().map(|b| b.name.rsplit('/').next().expect("name")).collect();
+        assert_eq!(names, ["b.mp4", "d.mp4", "missing.mp4"]);
+        assert_eq!(bad.iter().map(|b| b.quarantined).collect::<Vec<_>>(), [true, false, true]);
+        assert!(bad[0].message.contains("0 bytes") && bad[1].message.contains("NAL unit"), "{bad:?}");
+    }
 }
 
 /// Seconds that the whole program has spent on cores (Linux).

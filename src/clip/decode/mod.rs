@@ -224,7 +224,7 @@ impl Video {
             if (stream.width_px, stream.height_px) != (track.width_px, track.height_px) {
                 return Err(self.refuse(format!("{reason}; ffmpeg sees another size")));
             }
-            tracing::info!("{}: {reason}; decoding with ffmpeg", self.path.display());
+            tracing::debug!("{}: {reason}; decoding with ffmpeg", self.path.display());
             self.info.decoder = ffmpeg::NAME.into();
             self.stream = Stream::Ffmpeg(Box::new(stream));
         }

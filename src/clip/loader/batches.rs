@@ -1,0 +1,204 @@
+//! The batches of one epoch: a bounded queue between the threads that decode and the step that consumes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use super::{HostBatch, HostClip, LoaderConfig, LoaderShared, lock};
+use crate::error::Result;
+use crate::shape::StepShape;
+
+/// What an epoch is made of. Slot `i` is the i-th clip of the epoch, over all its batches.
+pub(super) struct Epoch {
+    /// `None`: an evaluation.
+    pub number: Option<u64>,
+    pub steps: Vec<StepShape>,
+    /// The clip of each slot.
+    pub order: Vec<usize>,
+}
+
+/// The batches of an epoch, in order; an iterator. Dropping it stops the threads.
+pub struct Batches {
+    queue: Arc<Queue>,
+    workers: Vec<JoinHandle<()>>,
+    next_step: usize,
+}
+
+struct Queue {
+    loader: Arc<LoaderShared>,
+    epoch: Epoch,
+    /// First slot of each step, and the number of slots.
+    step_starts: Vec<usize>,
+    max_batches: usize,
+    max_bytes: usize,
+    state: Mutex<QueueState>,
+    /// Workers wait here for room.
+    room: Condvar,
+    /// The consumer waits here for clips.
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct QueueState {
+    next_slot: usize,
+    current_step: usize,
+    done: BTreeMap<usize, SlotResult>,
+    done_bytes: usize,
+    stop: bool,
+}
+
+/// The clip of a slot and its position in the source; `Ok(None)`: a bad clip of an evaluation.
+type SlotResult = Result<Option<(usize, HostClip)>>;
+
+impl Batches {
+    pub(super) fn start(loader: &Arc<LoaderShared>, config: &LoaderConfig, epoch: Epoch, first_step: usize) -> Batches {
+        let mut step_starts = vec![0];
+        for step in &epoch.steps {
+            step_starts.push(step_starts[step_starts.len() - 1] + step.clips);
+        }
+        let first_step = first_step.min(epoch.steps.len());
+        let state = QueueState { next_slot: step_starts[first_step], current_step: first_step, ..Default::default() };
+        let queue = Arc::new(Queue {
+            loader: loader.clone(),
+            epoch,
+            step_starts,
+            max_batches: config.max_batches.max(1),
+            max_bytes: config.max_bytes,
+            state: Mutex::new(state),
+            room: Condvar::new(),
+            ready: Condvar::new(),
+        });
+        let workers = (0..config.threads.max(1)).map(|_| {
+            let queue = queue.clone();
+            std::thread::spawn(move || queue.work())
+        });
+        Batches { workers: workers.collect(), queue, next_step: first_step }
+    }
+
+    /// Batches left.
+    pub fn remaining(&self) -> usize {
+        self.queue.epoch.steps.len() - self.next_step
+    }
+
+    fn next_batch(&mut self) -> Option<Result<HostBatch>> {
+        let shape = *self.queue.epoch.steps.get(self.next_step)?;
+        let begin = Instant::now();
+        let slots = self.queue.take_step(self.next_step);
+        self.next_step += 1;
+        let mut batch = HostBatch {
+            shape,
+            clips: Vec::with_capacity(shape.clips),
+            labels: Vec::with_capacity(shape.clips),
+            names: Vec::with_capacity(shape.clips),
+            indices: Vec::with_capacity(shape.clips),
+            data_wait_s: begin.elapsed().as_secs_f64(),
+        };
+        let source = &self.queue.loader.source;
+        for slot in slots {
+            match slot {
+                Ok(Some((idx, clip))) => {
+                    batch.clips.push(clip);
+                    batch.labels.push(source.label(idx));
+                    batch.names.push(source.name(idx));
+                    batch.indices.push(idx);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.next_step = self.queue.epoch.steps.len();
+                    return Some(Err(error));
+                }
+            }
+        }
+        batch.shape.clips = batch.clips.len();
+        Some(Ok(batch))
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<HostBatch>;
+
+    fn next(&mut self) -> Option<Result<HostBatch>> {
+        loop {
+            // An evaluation batch of bad clips alone is passed over.
+            match self.next_batch()? {
+                Ok(batch) if batch.clips.is_empty() => {}
+                result => return Some(result),
+            }
+        }
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        lock(&self.queue.state).stop = true;
+        self.queue.room.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its clips; there is nothing to learn from one that died.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Queue {
+    /// A worker: claims the next slot when there is room, fills it, until none is left.
+    fn work(&self) {
+        while let Some(slot) = self.claim() {
+            let result = self.fill(slot);
+            let mut state = lock(&self.state);
+            state.done_bytes += bytes_of(&result);
+            state.done.insert(slot, result);
+            self.ready.notify_one();
+        }
+    }
+
+    fn claim(&self) -> Option<usize> {
+        let mut state = lock(&self.state);
+        loop {
+            let slot = state.next_slot;
+            if state.stop || slot >= self.epoch.order.len() {
+                return None;
+            }
+            let step = self.step_of(slot);
+            let in_bounds = step < state.current_step + self.max_batches && state.done_bytes < self.max_bytes;
+            if step <= state.current_step || in_bounds {
+                state.next_slot += 1;
+                return Some(slot);
+            }
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn step_of(&self, slot: usize) -> usize {
+        self.step_starts.partition_point(|&start| start <= slot) - 1
+    }
+
+    fn fill(&self, slot: usize) -> SlotResult {
+        let (loader, idx, shape) = (&self.loader, self.epoch.order[slot], &self.epoch.steps[self.step_of(slot)]);
+        match self.epoch.number {
+            Some(epoch) => loader.train_clip(epoch, slot, idx, shape).map(Some),
+            None => Ok(loader.try_clip(idx, &mut |info| loader.sampling.eval(info, shape)).map(|clip| (idx, clip))),
+        }
+    }
+
+    /// Waits for all slots of `step` and takes them out, in order.
+    fn take_step(&self, step: usize) -> Vec<SlotResult> {
+        let (begin, end) = (self.step_starts[step], self.step_starts[step + 1]);
+        let mut state = lock(&self.state);
+        state.current_step = step;
+        self.room.notify_all();
+        while state.done.range(begin..end).count() < end - begin {
+            state = self.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let slots: Vec<SlotResult> = (begin..end).filter_map(|slot| state.done.remove(&slot)).collect();
+        state.done_bytes -= slots.iter().map(bytes_of).sum::<usize>();
+        // The batch leaves with the caller: work on the one after it.
+        state.current_step = step + 1;
+        self.room.notify_all();
+        slots
+    }
+}
+
+fn bytes_of(result: &SlotResult) -> usize {
+    result.as_ref().ok().and_then(Option::as_ref).map_or(0, |(_, clip)| clip.bytes.len())
+}
