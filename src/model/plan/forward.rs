@@ -107,7 +107,7 @@ impl Planner<'_> {
             LayerOp::Conv { filter, .. } => {
                 StepOp::Conv { op: self.conv_op(layer), filter, input, output: self.value_tensor(layer.output) }
             }
-            LayerOp::BatchNorm { norm, relu } => self.batch_norm_forward(layer, norm, relu),
+            LayerOp::BatchNorm { norm, relu } => self.batch_norm_forward(layer, norm, relu)?,
             LayerOp::MaxPool { .. } | LayerOp::GlobalAveragePool => {
                 let op = self.pool_op(layer);
                 let output = self.value_tensor(layer.output);
@@ -134,9 +134,10 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn batch_norm_forward(&mut self, layer: &Layer, norm: NormId, relu: bool) -> StepOp {
+    fn batch_norm_forward(&mut self, layer: &Layer, norm: NormId, relu: bool) -> Result<StepOp> {
         let input = self.value_tensor(layer.inputs[0]);
-        let op = self.batch_norm_op(layer, relu);
+        let shape = self.shapes[layer.output];
+        let op = BatchNorm { shape, splits: self.plan.shape.splits, eps: self.model.config.bn_eps, relu };
         let residual = layer.inputs.get(1).map(|&r| self.value_tensor(r));
         if self.plan.mode == Mode::Eval {
             let in_place = self.part_of[layer.output].is_none() && self.num_readers[layer.inputs[0]] == 1;
@@ -144,12 +145,19 @@ impl Planner<'_> {
                 self.plan.values[layer.output] = input;
             }
             let output = self.value_tensor(layer.output);
-            return StepOp::BatchNormEval { op, norm, input, residual, output };
+            return Ok(StepOp::BatchNormEval { op, norm, input, residual, output });
+        }
+        let smallest = op.clips_of_split(op.splits_used() - 1).len() * shape.t * shape.h * shape.w;
+        if smallest < 2 {
+            let (grid, splits) = (self.plan.shape, op.splits);
+            let message =
+                format!("grid {grid} in {splits} splits: {} has one value a channel, no variance", layer.name);
+            return Err(Error::shape("plan", message));
         }
         let output = self.value_tensor(layer.output);
         let stats_shape = ActivationShape::new(1, 1, 1, 1, op.stats_len());
         let stats = self.dense(format!("{} statistics", layer.name), stats_shape, DType::F32);
-        StepOp::BatchNormTrain { op, norm, input, residual, output, stats }
+        Ok(StepOp::BatchNormTrain { op, norm, input, residual, output, stats })
     }
 
     fn finish_forward(&mut self) {
@@ -196,10 +204,5 @@ impl Planner<'_> {
             }
             _ => unreachable!("{} is no pool", layer.name),
         }
-    }
-
-    fn batch_norm_op(&self, layer: &Layer, relu: bool) -> BatchNorm {
-        let shape = self.shapes[layer.output];
-        BatchNorm { shape, splits: self.plan.shape.splits, eps: self.model.config.bn_eps, relu }
     }
 }

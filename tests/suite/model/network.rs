@@ -102,7 +102,6 @@ fn gradients_agree_with_finite_differences() {
             let expected = norm2.sqrt();
             let h = 5e-4 / expected; // the loss changes by about 0.001 between the two points
             let slope = (loss_at(h) - loss_at(-h)) / (2.0 * h);
-            println!("{arch:?} {part}: {slope} {expected}");
             assert!((slope - expected).abs() <= 0.01 * expected, "{arch:?} {part}: {slope}, gradient {expected}");
         }
     }

@@ -153,6 +153,8 @@ fn grids_that_do_not_fit_are_refused() {
     refused(&small(Arch::Slow), StepShape::square(0, 4, 64, 1), "at least 1");
     refused(&small(Arch::Slow), StepShape::square(1, 4, 64, 0), "split");
     refused(&small(Arch::I3d), StepShape::square(1, 1, 64, 1), "pool");
+    refused(&small(Arch::Slow), StepShape::square(1, 1, 32, 1), "s5.pathway0_res0.branch1_bn");
+    refused(&small(Arch::Slow), StepShape::square(4, 1, 32, 4), "no variance");
 }
 
 #[test]
