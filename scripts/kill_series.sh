@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 number=${1:-20}
 record=docs/records/$(date +%F)-cpu-kill_series
 mkdir -p "$record"
-echo "VCYCLE_KILLS=$number cargo test --release --test suite cli::killed_at_random_moments"
-VCYCLE_KILLS=$number cargo test --release --test suite cli::killed_at_random_moments -- --nocapture 2>&1 |
+echo "VCYCLE_KILLS=$number cargo test --test suite cli::killed_at_random_moments"
+VCYCLE_KILLS=$number cargo test --test suite cli::killed_at_random_moments -- --nocapture 2>&1 |
     tee >(grep -E '^(kill [0-9]+:|test result)' > "$record/kills.txt")
 sleep 1
 {

@@ -124,7 +124,6 @@ impl Trainer {
             Start::New => OutputDir::create(folder)?,
             Start::Resume => OutputDir::reopen(folder)?,
         };
-        let store = output.checkpoints(config.vcycle.keep_checkpoints)?;
         let default_shape = default_shape(config, &schedule);
         let mut shapes = schedule.step_shapes();
         if config.bn.use_precise_stats {
@@ -132,6 +131,8 @@ impl Trainer {
         }
         let network = Network::new(device, model, config.rng_seed as u64)?;
         let mut road = Road::new(network, setup::resample(config), &shapes, &[schedule.evaluation_shape()])?;
+        // Nothing is written before all that can fail has been made: a refused run leaves an empty folder at most.
+        let store = output.checkpoints(config.vcycle.keep_checkpoints)?;
         let new = State { format: FORMAT_VERSION, config: fixed, ..State::default() };
         let state = match (start, store.newest()?) {
             (Start::Resume, Some(path)) => load(&path, &new.config, &mut road.network)?,
