@@ -4,7 +4,7 @@
 //! input everything is zero. Sums are f32, in an order that does not depend on the number of threads.
 
 mod check;
-mod cpu;
+pub(super) mod cpu;
 #[doc(hidden)]
 pub mod reference;
 

@@ -4,6 +4,7 @@ mod cpu;
 #[doc(hidden)]
 pub mod reference;
 
+use crate::device::cpu::Isa;
 use crate::device::{DType, Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
 
@@ -14,10 +15,10 @@ use crate::error::{Error, Result};
 pub fn forward(stream: &Stream, input: &Tensor, weight: &Slice, bias: Option<&Slice>, output: &Tensor) -> Result<()> {
     const OP: &str = "linear forward";
     check(OP, stream, input, weight, bias, output)?;
-    let no_bias = weight.part(0, 0)?;
+    let (no_bias, isa) = (weight.part(0, 0)?, Isa::chosen()?);
     with_host([input.memory(), weight, bias.unwrap_or(&no_bias)], [output.memory()], |[x, w, b], [mut y]| {
         let bias = bias.map(|_| b.get::<f32>()).transpose()?;
-        cpu::forward(input.view(x.get()?), w.get()?, bias, output.view_mut(y.get_mut()?));
+        cpu::forward(isa, input.view(x.get()?), w.get()?, bias, output.view_mut(y.get_mut()?));
         Ok(())
     })
 }
@@ -42,14 +43,14 @@ pub fn backward(
     if grad_input.shape() != input.shape() {
         return Err(Error::shape(OP, format!("grad_input must be {}, got {}", input.shape(), grad_input.shape())));
     }
-    let no_bias = grad_weight.part(0, 0)?;
+    let (no_bias, isa) = (grad_weight.part(0, 0)?, Isa::chosen()?);
     with_host(
         [input.memory(), weight, grad_output.memory()],
         [grad_input.memory(), grad_weight, grad_bias.unwrap_or(&no_bias)],
         |[x, w, dy], [mut dx, mut dw, mut db]| {
             let dy = grad_output.view(dy.get()?);
-            cpu::grad_input(dy, w.get()?, grad_input.view_mut(dx.get_mut()?));
-            cpu::grad_weight(input.view(x.get()?), dy, dw.get_mut()?);
+            cpu::grad_input(isa, dy, w.get()?, grad_input.view_mut(dx.get_mut()?));
+            cpu::grad_weight(isa, input.view(x.get()?), dy, dw.get_mut()?);
             if grad_bias.is_some() {
                 cpu::grad_bias(dy, db.get_mut()?);
             }

@@ -76,7 +76,7 @@ pub(super) fn workspace_len(isa: Isa, op: &Conv3d) -> usize {
 }
 
 /// `dw = sum over positions of dy' x`.
-pub(in super::super) fn grad_filter(isa: Isa, op: &Conv3d, x: ActRef, dy: ActRef, dw: &mut [f32], scratch: &mut [f32]) {
+pub(in crate::ops) fn grad_filter(isa: Isa, op: &Conv3d, x: ActRef, dy: ActRef, dw: &mut [f32], scratch: &mut [f32]) {
     let cut = Cut::new(isa, op);
     if cut.splits == 1 {
         return partial_sums(isa, op, &cut, x, dy, dw, scratch);

@@ -24,7 +24,7 @@ fn packed_len(isa: Isa, op: &Conv3d) -> usize {
 }
 
 /// `dx = conv^T(dy, w)`, or added to it.
-pub(in super::super) fn grad_input(
+pub(in crate::ops) fn grad_input(
     isa: Isa,
     op: &Conv3d,
     dy: ActRef,

@@ -15,14 +15,14 @@ use super::{Conv3d, Direction};
 use crate::device::cpu::{Init, Isa, Panels, add_taps};
 use crate::device::{ActMut, ActRef};
 
-pub(super) use grad_filter::grad_filter;
-pub(super) use grad_input::grad_input;
+pub(in crate::ops) use grad_filter::grad_filter;
+pub(in crate::ops) use grad_input::grad_input;
 use pack::{FilterColumns, Operand};
 use padded::PaddedRows;
 use taps::AxisTaps;
 
 /// f32 elements of scratch memory.
-pub(super) fn workspace_len(isa: Isa, op: &Conv3d, direction: Direction) -> usize {
+pub(in crate::ops) fn workspace_len(isa: Isa, op: &Conv3d, direction: Direction) -> usize {
     match direction {
         Direction::Forward => {
             let axes = AxisTaps::forward(op);
@@ -50,7 +50,7 @@ impl Conv3d {
 }
 
 /// `y = conv(x, w) + bias`.
-pub(super) fn forward(
+pub(in crate::ops) fn forward(
     isa: Isa,
     op: &Conv3d,
     x: ActRef,
