@@ -17,7 +17,8 @@ impl Device {
     /// [`Error::NoDevice`] for a device that cannot be used, [`Error::Config`] for any other word.
     pub fn select(spec: &str) -> Result<(Device, String)> {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
-        let cpu = || format!("device: cpu, {} of {} cores", rayon::current_num_threads(), cores());
+        let isa = || crate::device::cpu::Isa::chosen().map_or_else(|e| e.to_string(), |isa| isa.name().to_string());
+        let cpu = || format!("device: cpu, {} of {} cores, {}", rayon::current_num_threads(), cores(), isa());
         match spec {
             "cpu" => Ok((Device::Cpu, cpu())),
             "auto" => match CudaDevice::open(0) {
