@@ -38,23 +38,25 @@ pub(in super::super) fn forward(op: &Pool3d, input: ActRef<'_>, output: ActMut<'
 }
 
 /// Channels `at .. at + L` of one output position. The first of equal values wins, and a NaN wins over all.
+///
+/// The winners are carried as the bits of floats: choices between values of one type become vector instructions, choices
+/// between a float and an integer side by side do not.
 #[inline(always)]
 fn max_of_taps<const L: usize>(input: ActRef<'_>, taps: &[Tap], y: &mut [f32], winner: &mut [u32], at: usize) {
-    let values = |tap: &Tap| -> [f32; L] {
-        let x = &input.data[tap.position * input.pitch_c + at..][..L];
-        std::array::from_fn(|i| x[i])
-    };
-    let (mut best, mut won) = (values(&taps[0]), [taps[0].index; L]);
+    let first = &input.data[taps[0].position * input.pitch_c + at..][..L];
+    let (mut best, mut won) = ([0f32; L], [f32::from_bits(taps[0].index); L]);
+    best.copy_from_slice(first);
     for tap in &taps[1..] {
-        let x = values(tap);
+        let x = &input.data[tap.position * input.pitch_c + at..][..L];
+        let index = f32::from_bits(tap.index);
         for i in 0..L {
-            let wins = x[i] > best[i] || x[i].is_nan();
+            let wins = (x[i] > best[i]) | x[i].is_nan();
+            won[i] = if wins { index } else { won[i] };
             best[i] = if wins { x[i] } else { best[i] };
-            won[i] = if wins { tap.index } else { won[i] };
         }
     }
     y[at..][..L].copy_from_slice(&best);
-    winner[at..][..L].copy_from_slice(&won);
+    winner[at..][..L].iter_mut().zip(won).for_each(|(to, won)| *to = won.to_bits());
 }
 
 /// Gradient of the input: each input position asks the windows that hold it.
@@ -103,7 +105,9 @@ fn won_gradient<const L: usize>(
         let dy = &grad_output.data[tap.position * grad_output.pitch_c + at..][..L];
         let winner = &indices[tap.position * c + at..][..L];
         for i in 0..L {
-            sum[i] += if winner[i] == tap.index { dy[i] } else { 0.0 };
+            // All bits or none: a vector instruction, as above.
+            let mask = 0u32.wrapping_sub(u32::from(winner[i] == tap.index));
+            sum[i] += f32::from_bits(dy[i].to_bits() & mask);
         }
     }
     dx.copy_from_slice(&sum);
