@@ -5,7 +5,7 @@
 //! | `isa` | which instruction set is used, chosen at run time |
 //! | `vector` | the few vector operations that kernels need, for each instruction set |
 //! | `tap_sum` | `c[row] += sum over taps of a[row, tap] B[tap]`: forward and input gradient |
-//! | `tap_pairs` | the same for few columns |
+//! | `tap_tile`, `tap_pairs` | its kernels: for any, and for few columns |
 //! | `outer_sum` | `acc += sum over positions of dy[p]' x[p]`: filter gradient |
 //! | `transpose` | small blocks, for packing filters |
 //!
@@ -16,6 +16,7 @@ mod isa;
 mod outer_sum;
 mod tap_pairs;
 mod tap_sum;
+mod tap_tile;
 mod transpose;
 mod vector;
 

@@ -2,15 +2,15 @@
 //! products of column `c` with every `2 j + i`-th `k`; a row gives two neighbouring values to all lanes by one 64-bit
 //! broadcast, so no lane is idle. The two sums of a column are added at the end.
 
-use super::tap_sum::{MAX_TILE_ROWS, Tile};
+use super::tap_tile::{MAX_TILE_ROWS, Tile};
 
 #[cfg(target_arch = "x86_64")]
-use super::tap_sum::TileInit;
+use super::tap_tile::TileInit;
 
 /// Calls the kernel for `rows`, at most [`MAX_TILE_ROWS`].
 ///
 /// # Safety
-/// As the kernel of `tap_sum`, with `b` packed in pairs, and the processor has AVX-512.
+/// As `run_tile`, with `b` packed in pairs, and the processor has AVX-512.
 pub(super) unsafe fn run_pairs(rows: usize, t: &Tile) {
     debug_assert!(rows <= MAX_TILE_ROWS);
     #[cfg(target_arch = "x86_64")]
