@@ -121,12 +121,58 @@ fn cross_entropy(logits: &[f32], label: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clip::HostClip;
+    use crate::model::{Arch, Model, ModelConfig};
+    use crate::ops::resample::{Axis, ClipGrid, Filter};
 
     #[test]
     fn one_bad_loss_makes_the_mean_bad() {
         assert_eq!(mean_if_finite(&[1.0, 2.0]), Some(1.5));
         assert_eq!(mean_if_finite(&[1.0, f32::NAN]), None);
         assert_eq!(mean_if_finite(&[1.0, f32::INFINITY]), None);
+    }
+
+    const SHAPE: StepShape = StepShape::square(2, 4, 16, 1);
+
+    fn road() -> Road {
+        let config = ModelConfig { width_per_group: 4, ..ModelConfig::new(Arch::Slow, 18, 3) };
+        let network = Network::new(&Device::Cpu, Model::new(&config).unwrap(), 1).unwrap();
+        let resample = Resample { filter: Filter::Trilinear, mean: [0.45; 3], std: [0.225; 3] };
+        Road::new(network, resample, &[SHAPE], &[]).unwrap()
+    }
+
+    /// Two clips of noise.
+    fn batch() -> HostBatch {
+        let grid = ClipGrid { t: Axis::identity(4), y: Axis::identity(16), x: Axis::identity(16), flip: false };
+        let clip = |salt: usize| HostClip {
+            bytes: (0..4 * 16 * 16 * 3).map(|i| (i * 37 + i / 7 * salt) as u8).collect(),
+            frames: 4,
+            height_px: 16,
+            width_px: 16,
+            grid,
+        };
+        let names = vec!["a".into(), "b".into()];
+        let (clips, labels) = (vec![clip(11), clip(23)], vec![0, 2]);
+        HostBatch { shape: SHAPE, clips, labels, names, indices: vec![0, 1], data_wait_s: 0.0 }
+    }
+
+    /// A run with a bad step in its middle ends with the very numbers of a run without it.
+    #[test]
+    fn a_step_without_a_finite_loss_changes_nothing() {
+        let (mut plain, mut disturbed) = (road(), road());
+        let sgd = SgdConfig::default();
+        let mean = disturbed.resample.mean;
+        for step in 0..3 {
+            let expected = plain.train(&batch(), step, 0.1, &sgd).unwrap();
+            assert!(expected.loss.is_some());
+            assert_eq!(disturbed.train(&batch(), step, 0.1, &sgd).unwrap(), expected);
+            // (byte / 255 - 3e38) / 0.225 is minus infinity in f32.
+            disturbed.resample.mean = [3e38; 3];
+            assert_eq!(disturbed.train(&batch(), step, 0.1, &sgd).unwrap().loss, None);
+            disturbed.resample.mean = mean;
+        }
+        assert!(plain.network.state_dict().unwrap() == disturbed.network.state_dict().unwrap());
+        assert!(plain.network.optimizer_state().unwrap() == disturbed.network.optimizer_state().unwrap());
     }
 
     #[test]
