@@ -298,7 +298,7 @@ fn mbarrier_and_tma() {
         grid: 1,
         block: 64,
         shared_bytes: 3072,
-        flags: [0, boxes as i32, 0, 0, 0, 0],
+        flags: [0, boxes, 0, 0, 0, 0],
         map: Some(box_map(DType::F32, &[boxes as u64 * 256], &[], &[256], false)),
         a: bytes(&source),
         expected: bytes(&(0..32).map(sum).collect::<Vec<f32>>()),
