@@ -347,6 +347,16 @@ section! {
         frames: usize = 40;
         /// Rows and columns of a source clip.
         size_px: usize = 80;
+        /// Standard deviation of the noise on every byte, in grey levels.
+        noise: f64 = 12.0;
+        /// Shapes that swing to and fro and do not matter.
+        distractors: usize = 2;
+        /// Slowest and fastest motion; 1 moves by a 64th of the picture a frame.
+        speed: Vec<f64> = vec![0.5, 1.5];
+        /// How far the main shape's colours are from the background, 0..=1.
+        contrast: f64 = 0.6;
+        /// Largest random shift of the whole picture in each frame, in pixels.
+        shake_px: f64 = 0.5;
     }
 }
 

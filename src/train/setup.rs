@@ -77,7 +77,14 @@ pub fn sources(cfg: &Config) -> Result<(Arc<dyn ClipSource>, Arc<dyn ClipSource>
                     num_classes: cfg.model.num_classes,
                     num_frames: keys.frames,
                     size_px: keys.size_px,
-                    ..MovingShapesConfig::default()
+                    noise: keys.noise as f32,
+                    distractors: keys.distractors,
+                    speed: match keys.speed[..] {
+                        [slow, fast] => (slow as f32, fast as f32),
+                        _ => return Err(Error::Config("VCYCLE.MOVING_SHAPES.SPEED: expected [slowest, fastest]".into())),
+                    },
+                    contrast: keys.contrast as f32,
+                    shake_px: keys.shake_px as f32,
                 };
                 MovingShapes::new(&config, split)
             };
