@@ -217,7 +217,7 @@ enum Course {
 }
 
 /// Smallest and largest radius, as parts of the picture's side.
-const RADIUS: (f32, f32) = (0.09, 0.22);
+const RADIUS: (f32, f32) = (0.16, 0.36);
 
 impl Actor {
     fn main(motion: usize, config: &MovingShapesConfig, draws: &mut Draws) -> Actor {
