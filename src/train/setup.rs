@@ -82,7 +82,9 @@ pub fn sources(cfg: &Config) -> Result<(Arc<dyn ClipSource>, Arc<dyn ClipSource>
                     speed: match keys.speed[..] {
                         [slow, fast] => (slow as f32, fast as f32),
                         _ => {
-                            return Err(Error::Config("VCYCLE.MOVING_SHAPES.SPEED: expected [slowest, fastest]".into()));
+                            return Err(Error::Config(
+                                "VCYCLE.MOVING_SHAPES.SPEED: expected [slowest, fastest]".into(),
+                            ));
                         }
                     },
                     contrast: keys.contrast as f32,
