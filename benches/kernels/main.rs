@@ -5,18 +5,26 @@ mod batch_norm;
 mod cases;
 mod conv3d;
 mod device;
+mod dropout;
 mod linear;
+mod pointwise;
 mod pool3d;
 mod resample;
 mod resize;
+mod sgd;
+mod softmax_loss;
 
 criterion::criterion_group!(
     kernels,
     batch_norm::bench,
     conv3d::bench,
+    dropout::bench,
     linear::bench,
+    pointwise::bench,
     pool3d::bench,
     resample::bench,
-    resize::bench
+    resize::bench,
+    sgd::bench,
+    softmax_loss::bench
 );
 criterion::criterion_main!(kernels);
