@@ -1,7 +1,7 @@
-//! `moving_shapes`: synthetic clips whose label is how the main shape moves, rendered on the fly from a seed.
+//! `moving_shapes`: synthetic clips whose label is how its main shapes move, rendered on the fly from a seed.
 //!
 //! One frame does not tell the label, by construction: place (uniform on a torus), orientation (uniform) and size
-//! (log-uniform, wrapping around) of the main shape have the same distribution in every frame of every class; what it looks like,
+//! (log-uniform, wrapping around) of each main shape have the same distribution in every frame of every class; what it looks like,
 //! the background, the distractors and the noise are drawn without looking at the label. Only the change over time
 //! differs. Distractors swing to and fro without getting anywhere, so that two neighbouring frames are not enough either.
 
@@ -50,6 +50,8 @@ pub struct MovingShapesConfig {
     pub size_px: usize,
     /// Standard deviation of the noise on every byte, in grey levels.
     pub noise: f32,
+    /// Shapes that move as the label says, each at a place of its own: a crop that misses one still shows the motion.
+    pub shapes: usize,
     /// Shapes that do not matter.
     pub distractors: usize,
     /// Slowest and fastest motion; 1 moves by a 64th of the picture, turns by 4.5 degrees or grows by 3 % each frame.
@@ -69,6 +71,7 @@ impl Default for MovingShapesConfig {
             num_frames: 32,
             size_px: 80,
             noise: 12.0,
+            shapes: 3,
             distractors: 2,
             speed: (0.5, 1.5),
             contrast: 0.6,
@@ -107,11 +110,14 @@ impl MovingShapes {
                 config.noise, config.contrast
             ));
         }
-        if !(0.0..=64.0).contains(&config.shake_px) || config.distractors > 64 {
+        if !(1..=64).contains(&config.shapes) || config.distractors > 64 {
             return refuse(format!(
-                "shake must be 0..=64 px and distractors at most 64, got {} and {}",
-                config.shake_px, config.distractors
+                "shapes must be 1..=64 and distractors at most 64, got {} and {}",
+                config.shapes, config.distractors
             ));
+        }
+        if !(0.0..=64.0).contains(&config.shake_px) {
+            return refuse(format!("shake must be 0..=64 px, got {}", config.shake_px));
         }
         let noise = Noise::new(config.noise, &mut Draws::for_purpose(Purpose::Synthesis, config.seed, 2, 0));
         Ok(MovingShapes { config: config.clone(), split, noise })
@@ -126,10 +132,9 @@ impl MovingShapes {
         let motion = self.label(idx) as usize;
         let size = self.config.size_px;
         let canvas = Canvas::random(size, &mut draws);
-        let main = Actor::main(motion, &self.config, &mut draws);
-        let distractors = (0..self.config.distractors).map(|_| Actor::distractor(&self.config, &mut draws));
-        let mut actors: Vec<Actor> = distractors.collect();
-        actors.push(main);
+        let mut actors = Vec::with_capacity(self.config.distractors + self.config.shapes);
+        actors.extend((0..self.config.distractors).map(|_| Actor::distractor(&self.config, &mut draws)));
+        actors.extend((0..self.config.shapes).map(|_| Actor::main(motion, &self.config, &mut draws)));
         Scene { canvas, actors, frame_key: draws.bits() }
     }
 }
@@ -179,7 +184,7 @@ impl ClipSource for MovingShapes {
 /// A clip before rendering.
 struct Scene {
     canvas: Canvas,
-    /// Painted in this order: the main shape last.
+    /// Painted in this order: the main shapes last.
     actors: Vec<Actor>,
     frame_key: u64,
 }
@@ -217,7 +222,7 @@ enum Course {
 }
 
 /// Smallest and largest radius, as parts of the picture's side.
-const RADIUS: (f32, f32) = (0.16, 0.36);
+const RADIUS: (f32, f32) = (0.12, 0.27);
 
 impl Actor {
     fn main(motion: usize, config: &MovingShapesConfig, draws: &mut Draws) -> Actor {

@@ -349,6 +349,8 @@ section! {
         size_px: usize = 80;
         /// Standard deviation of the noise on every byte, in grey levels.
         noise: f64 = 12.0;
+        /// Shapes that move as the label says.
+        shapes: usize = 3;
         /// Shapes that swing to and fro and do not matter.
         distractors: usize = 2;
         /// Slowest and fastest motion; 1 moves by a 64th of the picture a frame.

@@ -78,6 +78,7 @@ pub fn sources(cfg: &Config) -> Result<(Arc<dyn ClipSource>, Arc<dyn ClipSource>
                     num_frames: keys.frames,
                     size_px: keys.size_px,
                     noise: keys.noise as f32,
+                    shapes: keys.shapes,
                     distractors: keys.distractors,
                     speed: match keys.speed[..] {
                         [slow, fast] => (slow as f32, fast as f32),

@@ -34,11 +34,6 @@ pub mod fill {
         unit_of(hash(name, i))
     }
 
-    /// In [0, 1).
-    pub fn uniform(name: &str, i: usize) -> f64 {
-        (unit(name, i) + 1.0) / 2.0
-    }
-
     /// `n` values `offset + scale * unit`, rounded once to f32.
     pub fn f32(name: &str, n: usize, scale: f64, offset: f64) -> Vec<f32> {
         let seed = seed(name);
