@@ -165,18 +165,18 @@ fn copy_folder(from: &Path, to: &Path) {
 #[test]
 fn learns_a_few_clips() {
     let folder = tempfile::tempdir().unwrap();
-    let config = config("", &["SOLVER.STEPS", "[0, 9, 11]", "SOLVER.MAX_EPOCH", "12", "MODEL.DROPOUT_RATE", "0"]);
+    let config = config("", &["SOLVER.STEPS", "[0, 20, 23]", "SOLVER.MAX_EPOCH", "24", "MODEL.DROPOUT_RATE", "0"]);
     let outcome = run(&config, folder.path(), Start::New, &mut Watch::nothing()).unwrap();
     assert!(outcome.finished);
     let summary = outcome.summary;
-    assert_eq!((summary.iterations, summary.clips, summary.skipped_steps, summary.bad_clips), (72, 288, 0, 0));
+    assert_eq!((summary.iterations, summary.clips, summary.skipped_steps, summary.bad_clips), (144, 576, 0, 0));
     let epochs = epochs(folder.path());
-    let (first, last) = (epochs[0].train_loss.unwrap(), epochs[11].train_loss.unwrap());
+    let (first, last) = (epochs[0].train_loss.unwrap(), epochs[23].train_loss.unwrap());
     assert!(last < 0.5 * first, "train loss {first} -> {last}");
-    assert_eq!(summary.val_top1, epochs[11].val_top1);
+    assert_eq!(summary.val_top1, epochs[23].val_top1);
     assert!(summary.val_top1.unwrap() > 80.0, "{:?}", summary.val_top1);
     // EVAL_PERIOD 2.
-    assert_eq!(epochs.iter().map(|e| e.val_top1.is_some()).collect::<Vec<_>>(), [false, true].repeat(6));
+    assert_eq!(epochs.iter().map(|e| e.val_top1.is_some()).collect::<Vec<_>>(), [false, true].repeat(12));
     let text = fs::read_to_string(folder.path().join("summary.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     for key in ["val_top1", "wall_s", "cpu_s", "clips", "iterations", "skipped_steps", "bad_clips"] {
