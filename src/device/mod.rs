@@ -1,5 +1,5 @@
 //! Executors and their memory: `Cpu` (native Rust), `Cuda` (the fatbin through the driver), `Simt` (the same kernels as
-//! host C++). Must not know of ops, models or files. All `unsafe` of the crate is here, but for two named wrappers.
+//! host C++). Must not know of ops, models or files. All `unsafe` of the crate is here.
 //!
 //! | concept | type |
 //! |---|---|
