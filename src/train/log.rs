@@ -63,6 +63,8 @@ pub struct Iteration {
     pub data_wait_s: f64,
     /// Seconds since the run began, time before a resume included.
     pub wall_s: f64,
+    /// User and system processor seconds, likewise.
+    pub cpu_s: f64,
     /// Whether the step was skipped because its loss was not finite.
     pub skipped: bool,
 }
@@ -80,8 +82,10 @@ pub struct Epoch {
     pub val_top1: Option<f64>,
     /// Mean loss at the default shape.
     pub val_loss: Option<f64>,
-    /// Seconds since the run began, time before a resume included.
+    /// Seconds since the run began, its evaluation and time before a resume included.
     pub wall_s: f64,
+    /// User and system processor seconds, likewise.
+    pub cpu_s: f64,
 }
 
 /// Writes `log.jsonl`.

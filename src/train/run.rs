@@ -203,6 +203,7 @@ impl Trainer {
             clips_per_s: shape.clips as f64 / seconds,
             data_wait_s: batch.data_wait_s,
             wall_s: self.clock.wall_s(),
+            cpu_s: self.clock.cpu_s(),
             skipped: result.loss.is_none(),
         };
         self.log.write(&Line::Iteration(step.clone()))?;
@@ -252,6 +253,7 @@ impl Trainer {
             val_top1: evaluation.map(|e| e.top1),
             val_loss: evaluation.and_then(|e| e.loss),
             wall_s: self.clock.wall_s(),
+            cpu_s: self.clock.cpu_s(),
         };
         self.log.write(&Line::Epoch(line.clone()))?;
         progress.epoch(&line, self.schedule.max_epoch() as u64);

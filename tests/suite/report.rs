@@ -26,6 +26,7 @@ fn lines(iterations: u64) -> Vec<Line> {
             clips_per_s: 50.0,
             data_wait_s: 0.1,
             wall_s: i as f64,
+            cpu_s: 2.0 * i as f64,
             skipped: i == 5,
         }));
     }
@@ -40,6 +41,7 @@ fn lines(iterations: u64) -> Vec<Line> {
             val_top1: val,
             val_loss,
             wall_s: 70.0 * epoch as f64,
+            cpu_s: 140.0 * epoch as f64,
         }));
     }
     lines
