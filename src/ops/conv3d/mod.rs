@@ -5,8 +5,11 @@
 
 mod check;
 pub(super) mod cpu;
+mod fused;
 #[doc(hidden)]
 pub mod reference;
+
+pub use fused::{Epilogue, Evaluation, GradEpilogue, GradNorm, GradTable, Join, Mask, Prologue, Running, Statistics};
 
 use crate::device::cpu::Isa;
 use crate::device::{Device, Slice, Stream, Tensor, with_host};

@@ -1,5 +1,9 @@
 //! The meaning of the convolution: slow, plain, f64, dense `[n][t][h][w][c]` arrays. For tests and benches only.
 
+mod fused;
+
+pub use fused::*;
+
 use super::Conv3d;
 
 /// One product of the sum: which input, filter and output elements meet.

@@ -1,0 +1,149 @@
+// How rows of the matrix view, filter taps and positions of activations belong together: plain C++, so that a host test
+// reads the very functions that the kernels use. Each mapping has its inverse beside it.
+//
+// forward and grad_input are one gather: row r of the matrix stands for a position of the target, and with each filter tap it
+// reads one position of the source, or nothing where that lies outside. Along one axis
+//
+//     target = row * target_step + target_first        source = row * row_step + first_offset + j * offset_step
+//
+// for the taps tap = first_tap + j * tap_step, j = 0 .. taps - 1. Forward has one class of rows: source is the input, target
+// the output. grad_input of a stride s has s classes, the parities of the input coordinate: each is dense and has unit step,
+// with those taps alone that meet it.
+#pragma once
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define HOST_DEVICE inline
+#endif
+
+// ---- division by a number that the host knows --------------------------------------------------------------------------
+
+// Of dividends below 2^31: a product and a shift (Granlund and Montgomery 1994).
+struct FastDiv {
+    uint32_t divisor, multiplier, shift;
+
+    HOST_DEVICE uint32_t quotient(uint32_t n) const {
+        return (uint32_t(uint64_t(n) * multiplier >> 32) + n) >> shift;
+    }
+};
+HOST_DEVICE FastDiv fast_div(uint32_t divisor) {
+    uint32_t shift = 0;
+    while ((uint64_t(1) << shift) < divisor) shift++;
+    const uint64_t excess = (uint64_t(1) << shift) - divisor;
+    return {divisor, uint32_t((excess << 32) / divisor + 1), shift};
+}
+
+// ---- one axis ----------------------------------------------------------------------------------------------------------
+
+// A convolution along one axis. Tap k of output o reads input o * stride + first + k * dilation; first is -padding.
+struct ConvAxis {
+    int32_t input, output, filter, stride, first, dilation;
+};
+
+struct AxisClass {
+    int32_t rows, target_step, target_first;
+    int32_t row_step, first_offset, offset_step;
+    int32_t taps, first_tap, tap_step;
+
+    HOST_DEVICE int32_t target(int32_t row) const { return row * target_step + target_first; }
+    HOST_DEVICE int32_t row_of_target(int32_t target) const { return (target - target_first) / target_step; }
+    HOST_DEVICE int32_t offset(int32_t j) const { return first_offset + j * offset_step; }
+    HOST_DEVICE int32_t source(int32_t row, int32_t j) const { return row * row_step + offset(j); }
+    HOST_DEVICE int32_t tap(int32_t j) const { return first_tap + j * tap_step; }
+};
+
+HOST_DEVICE AxisClass forward_class(const ConvAxis& a) {
+    return {a.output, 1, 0, a.stride, a.first, a.dilation, a.filter, 0, 1};
+}
+
+// Input i = parity + s * row gets from output o through tap k where i = o * s + first + k * dilation: so s must divide
+// parity - first - k * dilation, which holds for every tap_step-th tap.
+HOST_DEVICE AxisClass grad_class(const ConvAxis& a, int32_t parity) {
+    const int32_t rows = parity < a.input ? (a.input - parity + a.stride - 1) / a.stride : 0;
+    AxisClass c = {rows, a.stride, parity, 1, 0, 0, 0, 0, 1};
+    int32_t found = 0;
+    for (int32_t k = 0; k < a.filter && found < 2; k++) {
+        if ((parity - a.first - k * a.dilation) % a.stride != 0) continue;
+        if (found++ == 0) c.first_tap = k;
+        else c.tap_step = k - c.first_tap;
+    }
+    if (found == 0) return c;
+    c.taps = found == 1 ? 1 : (a.filter - 1 - c.first_tap) / c.tap_step + 1;
+    c.first_offset = (parity - a.first - c.first_tap * a.dilation) / a.stride;
+    c.offset_step = -(c.tap_step * a.dilation / a.stride);
+    return c;
+}
+
+// ---- rows and taps of a class ------------------------------------------------------------------------------------------
+
+struct Position {
+    int32_t n, t, h, w;
+};
+
+// Row -> coordinates in the class's grid [n][t][h][w], and back.
+HOST_DEVICE Position position_of_row(uint32_t row, const FastDiv& t, const FastDiv& h, const FastDiv& w) {
+    const uint32_t nth = w.quotient(row), nt = h.quotient(nth), n = t.quotient(nt);
+    return {int32_t(n), int32_t(nt - n * t.divisor), int32_t(nth - nt * h.divisor), int32_t(row - nth * w.divisor)};
+}
+HOST_DEVICE int64_t row_of_position(const Position& p, int32_t t, int32_t h, int32_t w) {
+    return ((int64_t(p.n) * t + p.t) * h + p.h) * w + p.w;
+}
+
+// A place in [n][t][h][w] of the source that rows and taps add up to: `linear` counts positions and may be negative.
+struct Place {
+    int64_t linear;
+    int16_t t, h;
+    int32_t w;
+};
+static_assert(sizeof(Place) == 16, "read as one vector");
+
+// Coordinates, steps and offsets stay below this, so that the sum of two fits 16 bits, and a row that does not exist lies
+// outside with every tap.
+constexpr int32_t MAX_COORDINATE = 1 << 14;
+constexpr int16_t OUTSIDE = -(1 << 15);
+
+HOST_DEVICE Place place(int32_t n, int32_t t, int32_t h, int32_t w, int32_t size_t_, int32_t size_h, int32_t size_w) {
+    return {((int64_t(n) * size_t_ + t) * size_h + h) * size_w + w, int16_t(t), int16_t(h), w};
+}
+HOST_DEVICE bool is_inside(const Place& row, const Place& tap, int32_t size_t_, int32_t size_h, int32_t size_w) {
+    return uint32_t(row.t + tap.t) < uint32_t(size_t_) && uint32_t(row.h + tap.h) < uint32_t(size_h) &&
+           uint32_t(row.w + tap.w) < uint32_t(size_w);
+}
+
+// Element of channel c at a position, and back.
+HOST_DEVICE int64_t element_of(int64_t position, int32_t c, int32_t pitch) { return position * pitch + c; }
+HOST_DEVICE int64_t position_of_element(int64_t element, int32_t pitch) { return element / pitch; }
+
+// ---- tiles -------------------------------------------------------------------------------------------------------------
+
+// Tiles of tile_m rows, numbered by split, then class, then row: none holds rows of two splits or classes.
+struct TileRows {
+    int32_t split, cls;
+    uint32_t first_row, num_rows;  // rows of this class in the whole batch: row 0 is of clip 0
+    uint32_t tile_of_split;
+};
+
+// Clips of a split: every one but the last has per_split.
+HOST_DEVICE int32_t clips_of_split(int32_t split, int32_t per_split, int32_t n) {
+    const int32_t left = n - split * per_split;
+    return left < per_split ? left : per_split;
+}
+HOST_DEVICE uint32_t tiles_of(uint32_t rows, uint32_t tile_m) { return (rows + tile_m - 1) / tile_m; }
+
+// ---- shared memory -----------------------------------------------------------------------------------------------------
+
+// 16-byte chunks of 8 elements; a row has CHUNKS of them (4, 8 or 16). The eight rows that one ldmatrix reads at the same
+// chunk column lie in eight different groups of banks. swizzled is its own inverse in `chunk`.
+template <int CHUNKS>
+HOST_DEVICE int32_t swizzled(int32_t row, int32_t chunk) {
+    static_assert(CHUNKS == 4 || CHUNKS == 8 || CHUNKS == 16, "rows of 64, 128 or 256 bytes");
+    if (CHUNKS == 4) return chunk ^ ((row >> 1) & 3);
+    return chunk ^ (row & 7);
+}
+// Byte of a chunk in a tile of such rows.
+template <int CHUNKS>
+HOST_DEVICE int32_t chunk_byte(int32_t row, int32_t chunk) {
+    return (row * CHUNKS + swizzled<CHUNKS>(row, chunk)) * 16;
+}
