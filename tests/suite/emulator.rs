@@ -9,6 +9,7 @@ mod fault;
 mod unit;
 mod unit_copies;
 mod unit_matrix;
+mod unit_reduce;
 mod unit_tma;
 mod unit_warp;
 mod unit_wgmma;
@@ -17,7 +18,15 @@ use vcycle::device::{Device, kernels};
 
 /// All cases.
 fn unit_cases() -> Vec<unit::UnitCase> {
-    [unit_warp::cases(), unit_copies::cases(), unit_matrix::cases(), unit_tma::cases(), unit_wgmma::cases()].concat()
+    [
+        unit_warp::cases(),
+        unit_reduce::cases(),
+        unit_copies::cases(),
+        unit_matrix::cases(),
+        unit_tma::cases(),
+        unit_wgmma::cases(),
+    ]
+    .concat()
 }
 
 #[cfg(feature = "simt")]
