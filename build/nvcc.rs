@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::{Command, exit};
 use std::sync::Mutex;
 use std::{env, fs};
@@ -41,13 +41,12 @@ pub fn build() {
     }
     println!("cargo:rerun-if-changed=build/nvcc.rs");
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
-    let headers = files(Path::new("kernels"), &["cuh", "h"]);
     let with_units = env::var_os("VCYCLE_UNIT_KERNELS").is_some_and(|v| v == "1");
     let is_shipped = |f: &PathBuf| !f.starts_with("kernels/simt") && (with_units || !f.starts_with("kernels/unit"));
     let sources: Vec<PathBuf> = files(Path::new("kernels"), &["cu"]).into_iter().filter(is_shipped).collect();
     println!("cargo:rerun-if-changed=kernels");
     let compiled = match find_nvcc() {
-        Ok(nvcc) => compile_all(&nvcc, &sources, &headers, &out),
+        Ok(nvcc) => compile_all(&nvcc, &sources, &out),
         Err(looked) => {
             println!(
                 "cargo:warning=no CUDA compiler found (looked at {looked}): this build has no GPU kernels. `make \
@@ -92,7 +91,7 @@ fn release(nvcc: &Path) -> Option<(u32, u32)> {
 }
 
 /// Compiles what is not in OUT_DIR yet, as many files at a time as cargo allows jobs.
-fn compile_all(nvcc: &Path, sources: &[PathBuf], headers: &[PathBuf], out: &Path) -> Vec<Compiled> {
+fn compile_all(nvcc: &Path, sources: &[PathBuf], out: &Path) -> Vec<Compiled> {
     let archs = env::var("VCYCLE_CUDA_ARCHS").unwrap_or_else(|_| DEFAULT_ARCHS.into());
     let version = Command::new(nvcc).arg("--version").output().map(|o| o.stdout).unwrap_or_default();
     let jobs = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1).clamp(1, 16);
@@ -107,7 +106,7 @@ fn compile_all(nvcc: &Path, sources: &[PathBuf], headers: &[PathBuf], out: &Path
                     if gencode.is_empty() {
                         continue;
                     }
-                    let compiled = compile(nvcc, source, &gencode, key(source, headers, &gencode, &version), out);
+                    let compiled = compile(nvcc, source, &gencode, key(source, &gencode, &version), out);
                     if let Ok(mut done) = done.lock() {
                         done.insert(source.clone(), compiled);
                     }
@@ -148,15 +147,36 @@ fn gencode(source: &Path, archs: &str) -> Vec<String> {
         .collect()
 }
 
-/// Hash of everything that the fatbin depends on: the file, the headers that it can include, compiler and options.
-fn key(source: &Path, headers: &[PathBuf], gencode: &[String], version: &[u8]) -> u64 {
+/// Hash of everything that the fatbin depends on: the file, all that it includes, compiler and options.
+fn key(source: &Path, gencode: &[String], version: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (FLAGS, gencode, version, source).hash(&mut hasher);
-    let near = headers.iter().filter(|h| h.parent() == source.parent() || h.starts_with("kernels/common"));
-    for file in near.chain([&source.to_path_buf()]) {
-        (file, fs::read(file).unwrap_or_default()).hash(&mut hasher);
-    }
+    let mut texts = BTreeMap::new();
+    read_with_includes(source, &mut texts);
+    texts.hash(&mut hasher);
     hasher.finish()
+}
+
+/// The text of a file and of the project's headers that it includes, but for the emulator's, which nvcc does not see.
+fn read_with_includes(file: &Path, texts: &mut BTreeMap<PathBuf, String>) {
+    // `kernels/resize/../common/ptx.cuh` and `kernels/common/ptx.cuh` are one file.
+    let mut path = PathBuf::new();
+    for part in file.components() {
+        if part == Component::ParentDir {
+            path.pop();
+        } else {
+            path.push(part);
+        }
+    }
+    if texts.contains_key(&path) || path.starts_with("kernels/simt") {
+        return;
+    }
+    let Ok(text) = fs::read_to_string(&path) else { return };
+    let folder = path.parent().unwrap_or(Path::new("")).to_path_buf();
+    let included = text.lines().filter_map(|line| line.strip_prefix("#include \"")?.split('"').next());
+    let included: Vec<PathBuf> = included.map(|name| folder.join(name)).collect();
+    texts.insert(path, text);
+    included.iter().for_each(|header| read_with_includes(header, texts));
 }
 
 /// Compiles one file, unless its fatbin is there; on failure answers what nvcc said.

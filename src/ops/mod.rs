@@ -4,7 +4,7 @@
 //! Every op follows one pattern: a small description (`Conv3d`, `BatchNorm`, …) that is checked when made, and functions
 //! `forward`, `grad_input`, … that take a [`Stream`](crate::device::Stream), the description and the tensors. What a
 //! function writes is overwritten unless its doc says "added to". Scratch memory is asked for by `workspace_bytes` and
-//! passed in: no op allocates device memory.
+//! passed in: no op allocates device memory. Its first [`TICKET_BYTES`] must be zero where kernels run, and are left zero.
 
 pub mod batch_norm;
 pub(crate) mod check;
@@ -18,3 +18,6 @@ pub mod resize;
 pub(crate) mod rows;
 pub mod sgd;
 pub mod softmax_loss;
+mod tickets;
+
+pub use tickets::TICKET_BYTES;
