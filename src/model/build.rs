@@ -4,9 +4,6 @@ use super::config::{Arch, ModelConfig, Transform};
 use super::layers::{Layer, LayerOp, Model, Norm, NormId, Param, ParamId, ParamKind, Value, ValueId};
 use crate::error::Result;
 
-/// Every parameter begins at a multiple of this many elements (256 bytes of f32), for vector loads.
-const PARAM_ALIGNMENT: usize = 64;
-
 impl Model {
     /// The network that `config` describes.
     pub fn new(config: &ModelConfig) -> Result<Model> {
@@ -27,7 +24,7 @@ impl Model {
             }
         }
         b.head(&maps);
-        b.lay_out();
+        b.model.lay_out();
         Ok(b.model)
     }
 }
@@ -80,7 +77,8 @@ impl Builder {
     }
 
     fn param(&mut self, name: String, shape: Vec<usize>, kind: ParamKind) -> ParamId {
-        self.model.params.push(Param { name, shape, kind, offset: 0 });
+        let stored_c_in = shape.get(1).copied().unwrap_or(1);
+        self.model.params.push(Param { name, shape, kind, offset: 0, stored_c_in });
         self.model.params.len() - 1
     }
 
@@ -242,29 +240,6 @@ impl Builder {
         let weight = self.param("head.projection.weight".into(), vec![classes, c], kind);
         let bias = self.param("head.projection.bias".into(), vec![classes], ParamKind::Bias);
         self.layer("head.projection", LayerOp::Linear { weight, bias }, vec![x], classes);
-    }
-
-    /// Offsets in the flat arrays: parameters with SOLVER.WEIGHT_DECAY first, then those of the batch norms.
-    fn lay_out(&mut self) {
-        let model = &mut self.model;
-        let mut next = 0;
-        for of_norm in [false, true] {
-            for param in model.params.iter_mut().filter(|p| p.kind.is_norm() == of_norm) {
-                param.offset = next;
-                next += param.len().next_multiple_of(PARAM_ALIGNMENT);
-            }
-            if !of_norm {
-                model.params_len_without_norms = next;
-            }
-        }
-        model.params_len = next;
-        let mut next = 0;
-        for norm in &mut model.norms {
-            let len = norm.c.next_multiple_of(PARAM_ALIGNMENT);
-            (norm.mean_offset, norm.var_offset) = (next, next + len);
-            next += 2 * len;
-        }
-        model.running_len = next;
     }
 }
 

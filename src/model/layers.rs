@@ -48,6 +48,8 @@ pub struct Param {
     pub kind: ParamKind,
     /// First element in the flat arrays of parameters, gradients and momenta.
     pub offset: usize,
+    /// Input channels of a filter that are stored a tap: `shape[1]`, or more, where the rest is zero and stays so.
+    pub stored_c_in: usize,
 }
 
 impl Param {
@@ -55,6 +57,34 @@ impl Param {
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// Number of elements in the flat arrays.
+    pub fn stored_len(&self) -> usize {
+        match self.kind {
+            ParamKind::Filter => self.len() / self.shape[1] * self.stored_c_in,
+            _ => self.len(),
+        }
+    }
+
+    /// Values in storage order without gaps as they lie in the flat arrays.
+    pub fn with_gaps(&self, values: Vec<f32>) -> Vec<f32> {
+        if self.stored_len() == self.len() {
+            return values;
+        }
+        let mut stored = vec![0.0; self.stored_len()];
+        for (to, from) in stored.chunks_exact_mut(self.stored_c_in).zip(values.chunks_exact(self.shape[1])) {
+            to[..from.len()].copy_from_slice(from);
+        }
+        stored
+    }
+
+    /// The reverse of [`Param::with_gaps`].
+    pub fn without_gaps(&self, stored: Vec<f32>) -> Vec<f32> {
+        if self.stored_len() == self.len() {
+            return stored;
+        }
+        stored.chunks_exact(self.stored_c_in).flat_map(|tap| &tap[..self.shape[1]]).copied().collect()
     }
 }
 
@@ -173,7 +203,45 @@ pub struct Model {
     pub stages: Vec<(String, ValueId)>,
 }
 
+/// Every parameter begins at a multiple of this many elements (256 bytes of f32), for vector loads.
+const PARAM_ALIGNMENT: usize = 64;
+
 impl Model {
+    /// Lets the inputs have `c` stored channels, of which those beyond the model's are zero; so do the filters that read them.
+    pub fn store_input_channels(&mut self, c: usize) {
+        for pathway in 0..self.num_pathways() {
+            self.values[pathway].c = c;
+        }
+        for layer in &self.layers {
+            if let (LayerOp::Conv { filter, .. }, true) = (&layer.op, layer.inputs[0] < self.num_pathways()) {
+                self.params[*filter].stored_c_in = c;
+            }
+        }
+        self.lay_out();
+    }
+
+    /// Offsets in the flat arrays: parameters with SOLVER.WEIGHT_DECAY first, then those of the batch norms.
+    pub(super) fn lay_out(&mut self) {
+        let mut next = 0;
+        for of_norm in [false, true] {
+            for param in self.params.iter_mut().filter(|p| p.kind.is_norm() == of_norm) {
+                param.offset = next;
+                next += param.stored_len().next_multiple_of(PARAM_ALIGNMENT);
+            }
+            if !of_norm {
+                self.params_len_without_norms = next;
+            }
+        }
+        self.params_len = next;
+        let mut next = 0;
+        for norm in &mut self.norms {
+            let len = norm.c.next_multiple_of(PARAM_ALIGNMENT);
+            (norm.mean_offset, norm.var_offset) = (next, next + len);
+            next += 2 * len;
+        }
+        self.running_len = next;
+    }
+
     /// Number of inputs.
     pub fn num_pathways(&self) -> usize {
         self.config.arch.num_pathways()

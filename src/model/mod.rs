@@ -21,4 +21,4 @@ pub use config::{Arch, ModelConfig, Transform};
 pub use layers::Model;
 pub use network::{NamedArray, Network, OptimizerState, PathwayInput};
 pub use pathways::slow_pathway_indices;
-pub use plan::{Mode, Plan};
+pub use plan::{Lowering, Mode, Plan};

@@ -68,8 +68,10 @@ pub fn param_ranges(model: &Model, config: &SgdConfig) -> Vec<ParamRange> {
     for param in params {
         let weight_decay = config.weight_decay_of(param);
         match ranges.last_mut() {
-            Some(range) if range.weight_decay == weight_decay => range.len = param.offset + param.len() - range.start,
-            _ => ranges.push(ParamRange { start: param.offset, len: param.len(), weight_decay }),
+            Some(range) if range.weight_decay == weight_decay => {
+                range.len = param.offset + param.stored_len() - range.start
+            }
+            _ => ranges.push(ParamRange { start: param.offset, len: param.stored_len(), weight_decay }),
         }
     }
     ranges

@@ -1,5 +1,6 @@
 //! Models, plans and networks: golden forward and backward passes, golden training traces, plans and state.
 
+mod fused_plan;
 mod golden_models;
 mod golden_train;
 mod network;

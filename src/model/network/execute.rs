@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::Network;
 use super::prepare::PreparedStep;
 use crate::device::Slice;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::plan::StepOp;
 use crate::ops::dropout::{self, Dropout};
 use crate::ops::{batch_norm, conv3d, linear, pool3d, softmax_loss};
@@ -79,6 +79,7 @@ impl Network {
                 softmax_loss::cross_entropy(s, &x[logits], &step.labels, scale, x[loss].memory(), &x[grad_logits])
             }
             StepOp::Softmax { logits, probabilities } => softmax_loss::softmax(s, &x[logits], &x[probabilities]),
+            StepOp::Fused(_) => Err(Error::unsupported("network", "the fused form cannot run yet; use Device::Cpu")),
         }
     }
 

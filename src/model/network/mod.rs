@@ -38,7 +38,7 @@ use crate::device::{Buffer, DType, Device, Slice, Stream, Tensor};
 use crate::error::{Error, Result};
 use crate::model::init::initial_values;
 use crate::model::layers::Model;
-use crate::model::plan::{Mode, Plan, StepOp};
+use crate::model::plan::{Mode, Plan};
 use crate::ops::batch_norm;
 use crate::ops::sgd::{self, Sgd};
 use crate::optimizer::{SgdConfig, param_ranges};
@@ -86,14 +86,14 @@ impl Network {
         let stream = device.stream()?;
         let params = flat(device, model.params_len)?;
         let running = flat(device, model.running_len)?;
-        let param = model.params.iter().map(|p| params.part(p.offset, p.len())).collect::<Result<Vec<_>>>()?;
+        let param = model.params.iter().map(|p| params.part(p.offset, p.stored_len())).collect::<Result<Vec<_>>>()?;
         let norm = model
             .norms
             .iter()
             .map(|n| Ok((running.part(n.mean_offset, n.c)?, running.part(n.var_offset, n.c)?)))
             .collect::<Result<Vec<_>>>()?;
         for (info, slice) in model.params.iter().zip(&param) {
-            slice.write(&initial_values(info, seed))?;
+            slice.write(&info.with_gaps(initial_values(info, seed)))?;
         }
         for (mean, var) in &norm {
             mean.write(&vec![0f32; mean.len()])?;
@@ -182,12 +182,10 @@ impl Network {
     /// Moves the running statistics by the batch statistics of the last training step at `shape`, with BN.MOMENTUM.
     pub fn update_running_statistics(&mut self, shape: StepShape) -> Result<()> {
         let step = self.step(Mode::Train, shape)?;
-        for op in &step.plan.forward {
-            if let StepOp::BatchNormTrain { op, norm, stats, .. } = op {
-                let (mean, var) = &self.arrays.norm[*norm];
-                let stats = step.tensors[*stats].memory();
-                batch_norm::update_running(&self.stream, op, stats, self.model.config.bn_momentum, mean, var)?;
-            }
+        for (op, norm, stats) in step.plan.statistics() {
+            let (mean, var) = &self.arrays.norm[norm];
+            let stats = step.tensors[stats].memory();
+            batch_norm::update_running(&self.stream, op, stats, self.model.config.bn_momentum, mean, var)?;
         }
         self.batches_tracked += 1;
         Ok(())
@@ -230,7 +228,8 @@ impl Network {
         let value = self.model.stages.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
         let value =
             value.ok_or_else(|| Error::unsupported(format!("stage {name}"), "the model has none of that name"))?;
-        Ok(&step.tensors[step.plan.values[value]])
+        let never = || Error::unsupported(format!("stage {name}"), "the fused form never has it in memory by itself");
+        step.tensors.get(step.plan.values[value]).ok_or_else(never)
     }
 
     /// l2 norm of all gradients of the last step.

@@ -3,7 +3,7 @@
 
 use super::Network;
 use crate::error::{Error, Result};
-use crate::model::plan::{Mode, StepOp};
+use crate::model::plan::Mode;
 use crate::shape::StepShape;
 
 /// Sums over batches, one entry a channel of a norm.
@@ -27,9 +27,8 @@ impl PreciseStatistics {
         let step = network.step(Mode::Train, shape)?;
         self.clips += shape.clips as f64;
         let weight = shape.clips as f64 / self.clips;
-        for op in &step.plan.forward {
-            let StepOp::BatchNormTrain { op, norm, stats, .. } = op else { continue };
-            let stats = step.tensors[*stats].memory().read::<f32>()?;
+        for (op, norm, stats) in step.plan.statistics() {
+            let stats = step.tensors[stats].memory().read::<f32>()?;
             let c = op.shape.c;
             for ch in 0..c {
                 let (mut mean, mut square) = (0.0, 0.0);
@@ -41,8 +40,8 @@ impl PreciseStatistics {
                     mean += share * m;
                     square += share * (unbiased_var * (count - 1.0) / count + m * m);
                 }
-                self.mean[*norm][ch] += weight * (mean - self.mean[*norm][ch]);
-                self.mean_square[*norm][ch] += weight * (square - self.mean_square[*norm][ch]);
+                self.mean[norm][ch] += weight * (mean - self.mean[norm][ch]);
+                self.mean_square[norm][ch] += weight * (square - self.mean_square[norm][ch]);
             }
         }
         Ok(())

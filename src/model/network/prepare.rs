@@ -42,7 +42,7 @@ impl Network {
         let arena = Buffer::zeroed(&device, largest(&|p| p.arena_bytes))?;
         let labels = Buffer::zeroed(&device, largest(&|p| p.shape.clips * 4))?;
         let inputs = (0..self.model.num_pathways())
-            .map(|i| Buffer::zeroed(&device, largest(&|p| p.tensors[p.inputs[i]].shape.num_elements() * 4)))
+            .map(|i| Buffer::zeroed(&device, largest(&|p| p.input_bytes(i))))
             .collect::<Result<Vec<_>>>()?;
         for plan in plans {
             let step = self.bind(plan, &arena, &inputs, &labels)?;
@@ -57,7 +57,7 @@ impl Network {
         self.arrays.momentum = flat(&device, self.model.params_len)?;
         let grads = &self.arrays.grads;
         self.arrays.grad =
-            self.model.params.iter().map(|p| grads.part(p.offset, p.len())).collect::<Result<Vec<_>>>()?;
+            self.model.params.iter().map(|p| grads.part(p.offset, p.stored_len())).collect::<Result<Vec<_>>>()?;
         Ok(())
     }
 

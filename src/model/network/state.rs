@@ -90,8 +90,9 @@ impl Network {
     pub fn optimizer_state(&self) -> Result<OptimizerState> {
         self.check_trains()?;
         let parts = self.model.params.iter();
-        let momentum =
-            parts.map(|p| export(p, &self.arrays.momentum.part(p.offset, p.len())?)).collect::<Result<Vec<_>>>()?;
+        let momentum = parts
+            .map(|p| export(p, &self.arrays.momentum.part(p.offset, p.stored_len())?))
+            .collect::<Result<Vec<_>>>()?;
         Ok(OptimizerState { has_momentum: self.has_momentum, momentum })
     }
 
@@ -102,7 +103,7 @@ impl Network {
         let mut flat = vec![0f32; self.model.params_len];
         for param in &self.model.params {
             let values = import(param, take(&mut by_name, &param.name, &param.shape)?);
-            flat[param.offset..param.offset + param.len()].copy_from_slice(&values);
+            flat[param.offset..param.offset + values.len()].copy_from_slice(&values);
         }
         refuse_unknown(&by_name)?;
         self.arrays.momentum.write(&flat)?;
@@ -155,7 +156,7 @@ fn refuse_unknown(rest: &HashMap<&str, &NamedArray>) -> Result<()> {
 
 /// From storage order to PySlowFast's.
 fn export(param: &Param, slice: &Slice) -> Result<NamedArray> {
-    let stored = slice.read::<f32>()?;
+    let stored = param.without_gaps(slice.read::<f32>()?);
     let (name, shape) = (param.name.clone(), param.shape.clone());
     let values = match taps_and_channels(param) {
         Some((taps, c_in)) => transpose(&stored, taps, c_in),
@@ -166,10 +167,10 @@ fn export(param: &Param, slice: &Slice) -> Result<NamedArray> {
 
 /// From PySlowFast's order to storage order.
 fn import(param: &Param, array: &NamedArray) -> Vec<f32> {
-    match taps_and_channels(param) {
+    param.with_gaps(match taps_and_channels(param) {
         Some((taps, c_in)) => transpose(&array.values, c_in, taps),
         None => array.values.clone(),
-    }
+    })
 }
 
 fn taps_and_channels(param: &Param) -> Option<(usize, usize)> {

@@ -4,7 +4,6 @@
 //! batch norm works in place: the gradient of its output becomes the gradient of its input.
 
 use super::{Planner, StepOp, TensorId};
-use crate::device::DType;
 use crate::error::{Error, Result};
 use crate::model::layers::{Layer, LayerOp, ValueId};
 use crate::ops::pool3d::PoolKind;
@@ -27,7 +26,7 @@ impl Planner<'_> {
     }
 
     /// The gradients of the parts lie inside the gradient of the whole: they are there as soon as it is.
-    fn concat_backward(&mut self, layer: &Layer) {
+    pub(super) fn concat_backward(&mut self, layer: &Layer) {
         for &part in &layer.inputs {
             self.grad(part);
             self.is_grad_written[part] = self.is_grad_written[layer.output];
@@ -35,7 +34,7 @@ impl Planner<'_> {
     }
 
     /// The gradient tensor of `value`, made when first asked for.
-    fn grad(&mut self, value: ValueId) -> TensorId {
+    pub(super) fn grad(&mut self, value: ValueId) -> TensorId {
         if let Some(tensor) = self.grads[value] {
             return tensor;
         }
@@ -45,14 +44,14 @@ impl Planner<'_> {
                 let whole = self.grad(whole);
                 self.channels_of(name, shape, whole, start)
             }
-            None => self.dense(name, shape, DType::F32),
+            None => self.dense(name, shape, self.plan.lowering.dtype()),
         };
         self.grads[value] = Some(tensor);
         tensor
     }
 
     /// The gradient of `value` as something that is written next, and whether the writer must add to it.
-    fn grad_to_write(&mut self, value: ValueId) -> (TensorId, bool) {
+    pub(super) fn grad_to_write(&mut self, value: ValueId) -> (TensorId, bool) {
         let tensor = self.grad(value);
         (tensor, std::mem::replace(&mut self.is_grad_written[value], true))
     }
@@ -120,7 +119,8 @@ impl Planner<'_> {
             | StepOp::PoolGradInput { .. }
             | StepOp::LinearBackward { .. }
             | StepOp::CrossEntropy { .. }
-            | StepOp::Softmax { .. } => {
+            | StepOp::Softmax { .. }
+            | StepOp::Fused(_) => {
                 return Err(Error::unsupported("plan", format!("{} has no backward form", layer.name)));
             }
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Mode, OpKind, Place, Plan};
+use super::{Lowering, Mode, OpKind, Place, Plan};
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -13,11 +13,17 @@ impl Plan {
             Mode::Train => "train",
             Mode::Eval => "eval",
         };
-        let gmacs = (self.forward_macs + self.backward_macs) as f64 / 1e9;
+        let (cost, gmacs) = (self.cost(), (self.forward_macs + self.backward_macs) as f64 / 1e9);
+        let form = match self.lowering {
+            Lowering::Plain => "plain f32".into(),
+            Lowering::Fused(dtype) => format!("fused {dtype:?}").to_lowercase(),
+        };
         format!(
-            "{mode} {}: {} ops, {gmacs:.2} GMAC, arena {:.3} GiB, workspace {:.3} GiB",
+            "{mode} {}: {form}, {} ops, {} launches, {gmacs:.2} GMAC, {:.2} GB moved, arena {:.3} GiB, workspace {:.3} GiB",
             self.shape,
             self.forward.len() + self.backward.len(),
+            cost.launches,
+            cost.bytes as f64 / 1e9,
             self.arena_bytes as f64 / GIB,
             self.workspace_bytes as f64 / GIB
         )
@@ -48,7 +54,8 @@ impl fmt::Display for Plan {
                     write!(f, " channel {offset_c} of {pitch_c}")?;
                 }
             }
-            writeln!(f)?;
+            let cost = self.cost_of(op);
+            writeln!(f, ", {:.2} MB, {:.3} GFLOP", cost.bytes as f64 / 1e6, cost.flops as f64 / 1e9)?;
         }
         Ok(())
     }

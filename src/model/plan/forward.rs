@@ -13,6 +13,16 @@ impl Planner<'_> {
     /// Plans the forward pass. The order is: shapes of all values, then their tensors (a concatenation before its
     /// parts, which lie inside it), then the ops.
     pub(super) fn forward(&mut self) -> Result<()> {
+        self.prepare_values()?;
+        for layer in &self.model.layers {
+            self.layer_forward(layer)?;
+        }
+        self.finish_forward();
+        Ok(())
+    }
+
+    /// Shapes of all values; the inputs' tensors.
+    pub(super) fn prepare_values(&mut self) -> Result<()> {
         for layer in &self.model.layers {
             let shape = self.output_shape(layer)?;
             self.shapes.push(shape);
@@ -24,10 +34,6 @@ impl Planner<'_> {
             let (input, shape) = (self.plan.inputs[pathway], self.shapes[pathway]);
             self.plan.values[pathway] = self.channels_of(format!("input.{pathway}"), shape, input, 0);
         }
-        for layer in &self.model.layers {
-            self.layer_forward(layer)?;
-        }
-        self.finish_forward();
         Ok(())
     }
 
@@ -84,7 +90,7 @@ impl Planner<'_> {
     }
 
     /// The tensor of `value`, made when first asked for.
-    fn value_tensor(&mut self, value: ValueId) -> TensorId {
+    pub(super) fn value_tensor(&mut self, value: ValueId) -> TensorId {
         if self.plan.values[value] != usize::MAX {
             return self.plan.values[value];
         }
@@ -94,7 +100,7 @@ impl Planner<'_> {
                 let whole = self.value_tensor(whole);
                 self.channels_of(name, shape, whole, start)
             }
-            None => self.dense(name, shape, DType::F32),
+            None => self.dense(name, shape, self.plan.lowering.dtype()),
         };
         self.plan.values[value] = tensor;
         tensor
@@ -147,27 +153,33 @@ impl Planner<'_> {
             let output = self.value_tensor(layer.output);
             return Ok(StepOp::BatchNormEval { op, norm, input, residual, output });
         }
-        let smallest = op.clips_of_split(op.splits_used() - 1).len() * shape.t * shape.h * shape.w;
-        if smallest < 2 {
-            let (grid, splits) = (self.plan.shape, op.splits);
-            let message =
-                format!("grid {grid} in {splits} splits: {} has one value a channel, no variance", layer.name);
-            return Err(Error::shape("plan", message));
-        }
+        self.check_variance(layer, &op)?;
         let output = self.value_tensor(layer.output);
         let stats_shape = ActivationShape::new(1, 1, 1, 1, op.stats_len());
         let stats = self.dense(format!("{} statistics", layer.name), stats_shape, DType::F32);
         Ok(StepOp::BatchNormTrain { op, norm, input, residual, output, stats })
     }
 
-    fn finish_forward(&mut self) {
+    /// Every split has a variance.
+    pub(super) fn check_variance(&self, layer: &Layer, op: &BatchNorm) -> Result<()> {
+        let smallest = op.clips_of_split(op.splits_used() - 1).len() * op.shape.t * op.shape.h * op.shape.w;
+        if smallest < 2 {
+            let (grid, splits) = (self.plan.shape, op.splits);
+            let message =
+                format!("grid {grid} in {splits} splits: {} has one value a channel, no variance", layer.name);
+            return Err(Error::shape("plan", message));
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish_forward(&mut self) {
         let logits_value = self.model.values.len() - 1;
         let (logits, shape) = (self.plan.values[logits_value], self.shapes[logits_value]);
         self.plan.logits = logits;
         self.plan.result = match self.plan.mode {
             Mode::Train => {
                 let loss = self.dense("loss".into(), shape.with_channels(1), DType::F32);
-                let grad_logits = self.dense("grad logits".into(), shape, DType::F32);
+                let grad_logits = self.dense("grad logits".into(), shape, self.plan.lowering.dtype());
                 self.grads[logits_value] = Some(grad_logits);
                 self.is_grad_written[logits_value] = true;
                 let scale = 1.0 / self.plan.shape.clips as f32;

@@ -3,16 +3,20 @@
 
 mod arena;
 mod backward;
+mod cost;
 mod display;
 mod forward;
+pub mod fused;
 mod ops;
 
 pub use arena::{ALIGNMENT_BYTES, Storage, assign_offsets};
+pub use cost::Cost;
 pub use ops::{Access, OpKind, StepOp};
 
-use super::layers::{Model, ValueId};
-use crate::device::{DType, Stream};
+use super::layers::{Model, NormId, ValueId};
+use crate::device::{DType, Device, Stream};
 use crate::error::{Error, Result};
+use crate::ops::batch_norm::BatchNorm;
 use crate::shape::{ActivationShape, StepShape};
 
 /// Index in [`Plan::tensors`].
@@ -27,6 +31,33 @@ pub enum Mode {
     Train,
     /// Forward with running statistics: no gradients, so activations live briefly.
     Eval,
+}
+
+/// How layers become ops, and what type activations and their gradients have in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lowering {
+    /// An op a layer, f32: the CPU's form.
+    Plain,
+    /// Batch norms and joins on load and on store of the convolutions, in this 16-bit type: the form of the kernels.
+    Fused(DType),
+}
+
+impl Lowering {
+    /// The form that `device` runs.
+    pub fn of(device: &Device) -> Lowering {
+        match device {
+            Device::Cpu => Lowering::Plain,
+            Device::Cuda(_) | Device::Simt => Lowering::Fused(DType::Bf16),
+        }
+    }
+
+    /// The type of activations and their gradients.
+    pub fn dtype(self) -> DType {
+        match self {
+            Lowering::Plain => DType::F32,
+            Lowering::Fused(dtype) => dtype,
+        }
+    }
 }
 
 /// Where a tensor lies.
@@ -65,6 +96,8 @@ pub struct Plan {
     pub shape: StepShape,
     /// Training or evaluation.
     pub mode: Mode,
+    /// Plain or fused.
+    pub lowering: Lowering,
     /// Tensor table.
     pub tensors: Vec<PlannedTensor>,
     /// Storages that the tensors lie in, with lifetimes and offsets in the arena.
@@ -75,7 +108,7 @@ pub struct Plan {
     pub backward: Vec<StepOp>,
     /// Input tensors, one a pathway.
     pub inputs: Vec<TensorId>,
-    /// Tensor of each value of the model.
+    /// Tensor of each value of the model; `usize::MAX` for values that are never in memory.
     pub values: Vec<TensorId>,
     /// Logits `[n][1][1][1][classes]`.
     pub logits: TensorId,
@@ -92,22 +125,46 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans a step of `model` at `shape`. `stream` only says which device's workspace sizes apply; `input_pitch_c` is the
-    /// number of channels that are stored a pixel of the input (at least the model's).
+    /// Plans a step of `model` at `shape`. `stream` says which device's form and workspace sizes apply; `input_pitch_c` is
+    /// the number of channels that are stored a pixel of the input (at least the model's).
     ///
     /// # Errors
     /// A shape that the model cannot take, such as frames that are no multiple of SLOWFAST.ALPHA.
     pub fn new(stream: &Stream, model: &Model, shape: StepShape, mode: Mode, input_pitch_c: usize) -> Result<Plan> {
+        Plan::with_lowering(stream, model, shape, mode, input_pitch_c, Lowering::of(stream.device()))
+    }
+
+    /// [`Plan::new`] in a form of the caller's choice, to look at: a device runs its own form only.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn with_lowering(
+        stream: &Stream,
+        model: &Model,
+        shape: StepShape,
+        mode: Mode,
+        input_pitch_c: usize,
+        lowering: Lowering,
+    ) -> Result<Plan> {
         check_shape(model, shape)?;
-        let mut planner = Planner::new(model, shape, mode, input_pitch_c);
-        planner.forward()?;
-        if mode == Mode::Train {
-            planner.backward()?;
+        let mut planner = Planner::new(model, shape, mode, input_pitch_c, lowering);
+        if lowering == Lowering::Plain {
+            planner.forward()?;
+            if mode == Mode::Train {
+                planner.backward()?;
+            }
+        } else {
+            let mut fused = fused::FusedPlanner::new(planner);
+            fused.forward()?;
+            if mode == Mode::Train {
+                fused.backward()?;
+            }
+            planner = fused.into_base();
         }
         let mut plan = planner.plan;
         plan.find_lifetimes();
         plan.arena_bytes = assign_offsets(&mut plan.storages);
-        plan.workspace_bytes = plan.ops().map(|op| op.workspace_bytes(stream)).max().unwrap_or(0);
+        plan.workspace_bytes = plan.ops().map(|op| op.workspace_bytes(stream, &plan)).max().unwrap_or(0);
         plan.forward_macs = plan.forward.iter().map(StepOp::macs).sum();
         plan.backward_macs = plan.backward.iter().map(StepOp::macs).sum();
         Ok(plan)
@@ -118,6 +175,17 @@ impl Plan {
         self.forward.iter().chain(&self.backward)
     }
 
+    /// Memory of the input of a pathway.
+    pub fn input_bytes(&self, pathway: usize) -> usize {
+        let input = &self.tensors[self.inputs[pathway]];
+        input.shape.num_elements() * input.dtype.size_bytes()
+    }
+
+    /// Every batch norm whose statistics the forward pass forms, and where: `[splits][3][c]`.
+    pub fn statistics(&self) -> impl Iterator<Item = (&BatchNorm, NormId, TensorId)> {
+        self.forward.iter().filter_map(StepOp::statistics)
+    }
+
     /// Sets the lifetime of every storage from the ops. Logits, result and batch statistics live to the end of the step:
     /// they are read after it.
     fn find_lifetimes(&mut self) {
@@ -125,8 +193,8 @@ impl Plan {
         let mut used: Vec<(TensorId, usize)> = vec![(self.logits, end), (self.result, end)];
         for (i, op) in self.ops().enumerate() {
             op.visit(&mut |access| used.push((access.tensor(), i)));
-            if let StepOp::BatchNormTrain { stats, .. } = op {
-                used.push((*stats, end));
+            if let Some((.., stats)) = op.statistics() {
+                used.push((stats, end));
             }
         }
         for (tensor, i) in used {
@@ -172,10 +240,11 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(model: &'a Model, shape: StepShape, mode: Mode, input_pitch_c: usize) -> Planner<'a> {
+    fn new(model: &'a Model, shape: StepShape, mode: Mode, input_pitch_c: usize, lowering: Lowering) -> Planner<'a> {
         let plan = Plan {
             shape,
             mode,
+            lowering,
             tensors: vec![],
             storages: vec![],
             forward: vec![],
@@ -204,10 +273,10 @@ impl<'a> Planner<'a> {
         }
         for pathway in 0..model.num_pathways() {
             let t = shape.frames / model.config.frame_ratio(pathway);
-            let c = model.config.input_channels;
+            let c = model.values[pathway].c;
             let sizes = ActivationShape::new(shape.clips, t, shape.height_px, shape.width_px, c.max(input_pitch_c));
             planner.shapes.push(sizes.with_channels(c));
-            let id = planner.tensor(format!("input.{pathway}"), sizes, DType::F32, Place::Input(pathway));
+            let id = planner.tensor(format!("input.{pathway}"), sizes, lowering.dtype(), Place::Input(pathway));
             planner.plan.inputs.push(id);
         }
         planner

@@ -1,6 +1,7 @@
 //! The ops of a step as plain values: an explicit list, so that a fused form can take the place of its parts.
 
-use super::TensorId;
+use super::fused::FusedOp;
+use super::{Plan, TensorId};
 use crate::device::Stream;
 use crate::model::layers::{NormId, ParamId};
 use crate::ops::batch_norm::{self, BatchNorm};
@@ -66,6 +67,8 @@ pub enum StepOp {
     CrossEntropy { logits: TensorId, scale: f32, loss: TensorId, grad_logits: TensorId },
     /// `softmax_loss::softmax`.
     Softmax { logits: TensorId, probabilities: TensorId },
+    /// An op of the fused form.
+    Fused(FusedOp),
 }
 
 /// What kind of work an op is: the rows of a profile.
@@ -104,7 +107,7 @@ impl Access {
         }
     }
 
-    fn write(tensor: TensorId, accumulate: bool) -> Access {
+    pub(super) fn write(tensor: TensorId, accumulate: bool) -> Access {
         if accumulate { Access::ReadWrite(tensor) } else { Access::Write(tensor) }
     }
 }
@@ -124,6 +127,7 @@ impl StepOp {
             StepOp::Linear { .. } => OpKind::LinearForward,
             StepOp::LinearBackward { .. } => OpKind::LinearBackward,
             StepOp::CrossEntropy { .. } | StepOp::Softmax { .. } => OpKind::Loss,
+            StepOp::Fused(op) => op.kind(),
         }
     }
 
@@ -142,6 +146,7 @@ impl StepOp {
             | StepOp::PoolGradInput { grad_output, .. }
             | StepOp::LinearBackward { grad_output, .. } => grad_output,
             StepOp::CrossEntropy { logits, .. } | StepOp::Softmax { logits, .. } => logits,
+            StepOp::Fused(ref op) => op.subject(),
         }
     }
 
@@ -150,12 +155,22 @@ impl StepOp {
         match self {
             StepOp::Conv { op, .. } | StepOp::ConvGradFilter { op, .. } | StepOp::ConvGradInput { op, .. } => op.macs(),
             StepOp::Linear { macs, .. } | StepOp::LinearBackward { macs, .. } => *macs,
+            StepOp::Fused(op) => op.convolution().map_or(0, |(op, _)| op.macs()),
             _ => 0,
         }
     }
 
-    /// Scratch memory that it needs on the device of `stream`.
-    pub fn workspace_bytes(&self, stream: &Stream) -> usize {
+    /// The batch norm whose statistics it forms, and where.
+    pub fn statistics(&self) -> Option<(&BatchNorm, NormId, TensorId)> {
+        match self {
+            StepOp::BatchNormTrain { op, norm, stats, .. } => Some((op, *norm, *stats)),
+            StepOp::Fused(FusedOp::Conv { statistics: Some(s), .. }) => Some((&s.op, s.norm, s.stats)),
+            _ => None,
+        }
+    }
+
+    /// Scratch memory that it needs on the device of `stream`, as an op of `plan`.
+    pub fn workspace_bytes(&self, stream: &Stream, plan: &Plan) -> usize {
         match self {
             StepOp::Conv { op, .. } => conv3d::workspace_bytes(stream, op, Direction::Forward),
             StepOp::ConvGradFilter { op, .. } => conv3d::workspace_bytes(stream, op, Direction::GradFilter),
@@ -163,6 +178,7 @@ impl StepOp {
             StepOp::BatchNormTrain { op, .. } | StepOp::BatchNormBackward { op, .. } => {
                 batch_norm::workspace_bytes(stream, op)
             }
+            StepOp::Fused(op) => op.workspace_bytes(stream, plan.shape.splits),
             _ => 0,
         }
     }
@@ -207,6 +223,7 @@ impl StepOp {
                 all(&[Read(logits), Write(loss), Write(grad_logits)]);
             }
             StepOp::Softmax { logits, probabilities } => all(&[Read(logits), Write(probabilities)]),
+            StepOp::Fused(ref op) => op.visit(see),
         }
     }
 }

@@ -76,7 +76,7 @@ fn covers(plan: &Plan, tensor: usize) -> Option<(usize, std::ops::Range<usize>)>
     }
 }
 
-fn check_plan(plan: &Plan) {
+pub(super) fn check_plan(plan: &Plan) {
     // Channels of each storage that hold something.
     let mut written: Vec<Vec<std::ops::Range<usize>>> = vec![vec![]; plan.storages.len()];
     for (i, op) in plan.ops().enumerate() {

@@ -1,0 +1,221 @@
+//! The backward half of the fused form: the layers in the reverse of the order in which they ran.
+//!
+//! A value's gradient is complete when the last of its readers has written to it: that writer applies the ReLU's mask and forms
+//! the sums of the batch norms before it. The end of a block hands its masked gradient on to the shortcut, in the same memory.
+
+use super::{Done, FusedOp, FusedPlanner, Load, LoadGrad, NormGrad, PlannedMask, StoreGrad};
+use crate::error::Result;
+use crate::model::layers::{Layer, LayerOp, NormId, ValueId};
+use crate::model::plan::{StepOp, TensorId};
+
+impl FusedPlanner<'_> {
+    /// Plans the backward pass, after `forward`.
+    pub(in crate::model::plan) fn backward(&mut self) -> Result<()> {
+        for done in self.done.clone().into_iter().rev() {
+            self.layer_backward(&done)?;
+        }
+        Ok(())
+    }
+
+    fn layer_backward(&mut self, done: &Done) -> Result<()> {
+        let layer = &self.base.model.layers[done.layer];
+        let (x, y) = (layer.inputs[0], layer.output);
+        match layer.op {
+            LayerOp::Conv { filter, .. } => {
+                let (op, grad_output) = (self.base.conv_op(layer), self.grad_of_convolution(y)?);
+                let input = done.load.unwrap_or(Load::stored(self.base.plan.values[x]));
+                self.push_back(FusedOp::ConvGradFilter { op, filter, input, grad_output });
+                if x >= self.base.model.num_pathways() {
+                    let (grad_input, store) = self.grad_to_write(x)?;
+                    self.push_back(FusedOp::ConvGradInput { op, filter, grad_output, store, grad_input });
+                }
+            }
+            LayerOp::BatchNorm { .. } => {
+                if let Some(&residual) = layer.inputs.get(1) {
+                    self.hand_on(y, residual)?;
+                }
+            }
+            LayerOp::MaxPool { .. } | LayerOp::GlobalAveragePool => self.pool_backward(layer, done.indices)?,
+            LayerOp::Concat => self.concat_backward(layer)?,
+            LayerOp::Dropout { rate } => {
+                let grad = self.base.grad(y);
+                self.base.grads[x] = Some(grad);
+                self.base.is_grad_written[x] = true;
+                self.base.plan.backward.push(StepOp::Dropout { rate, input: grad, output: grad });
+            }
+            LayerOp::Linear { weight, bias } => {
+                let (input, grad_output) = (self.base.plan.values[x], self.base.grad(y));
+                let (grad_input, _) = self.base.grad_to_write(x);
+                let macs = 2 * (self.base.shapes[x].num_elements() * self.base.shapes[y].c) as u64;
+                let op = StepOp::LinearBackward { weight, bias, input, grad_output, grad_input, macs };
+                self.base.plan.backward.push(op);
+            }
+        }
+        Ok(())
+    }
+
+    fn push_back(&mut self, op: FusedOp) {
+        self.base.plan.backward.push(StepOp::Fused(op));
+    }
+
+    /// A max pool takes the batch norm before it along. The end of a block gets its mask and sums by passes of its own.
+    fn pool_backward(&mut self, layer: &Layer, indices: Option<TensorId>) -> Result<()> {
+        let (x, grad_output) = (layer.inputs[0], self.base.grad(layer.output));
+        let op = self.base.pool_op(layer);
+        let (grad_input, store) = self.grad_to_write(x)?;
+        let StoreGrad { accumulate, mask, norms } = store;
+        if let (PlannedMask::Recomputed(scale_shift, _), [norm], Some(indices), false) =
+            (mask, &norms[..], indices, accumulate)
+        {
+            let norm = *norm;
+            self.push_back(FusedOp::PoolGradNorm { op, grad_output, indices, scale_shift, norm, grad_input });
+            return Ok(());
+        }
+        self.base.plan.backward.push(StepOp::PoolGradInput { op, grad_output, indices, grad_input, accumulate });
+        let shape = self.base.shapes[x];
+        for &norm in &norms {
+            self.push_back(FusedOp::GradSums { shape, grad_output: grad_input, mask, norm });
+        }
+        if let Some(&norm) = norms.first() {
+            let name = format!("grad {}", self.base.plan.tensors[norm.y].name);
+            let grad = self.base.dense(name, shape, self.base.plan.lowering.dtype());
+            self.push_back(FusedOp::Gradient { shape, grad_output: grad_input, mask, norm, grad_input: grad });
+            if let Some(tensors) = &mut self.norms[norm.norm] {
+                tensors.grad = Some(grad);
+            }
+        }
+        Ok(())
+    }
+
+    /// The layer that makes `value`; values are numbered in the order of the layers, after the inputs.
+    fn maker(&self, value: ValueId) -> Option<&Layer> {
+        value.checked_sub(self.base.model.num_pathways()).map(|i| &self.base.model.layers[i])
+    }
+
+    /// The gradient of a convolution's output `y`: that of the batch norm after it. That of a shortcut has the gradient of the
+    /// block's end, where the ReLU is.
+    fn grad_of_convolution(&mut self, y: ValueId) -> Result<LoadGrad> {
+        let Some(layer) = self.norm_of[y].map(|i| &self.base.model.layers[i]) else {
+            return Ok(LoadGrad { g: self.base.grad(y), norm: None });
+        };
+        let LayerOp::BatchNorm { norm, relu } = layer.op else { return self.unsupported(y, "derive") };
+        let mut end = layer.output;
+        if !relu {
+            let joins = |l: &&Layer| l.inputs.get(1) == Some(&layer.output);
+            match self.base.model.layers.iter().find(joins) {
+                Some(join) => end = join.output,
+                None => return self.unsupported(y, "derive"),
+            }
+        }
+        if let Some(grad) = self.norms[norm].and_then(|tensors| tensors.grad) {
+            return Ok(LoadGrad { g: grad, norm: None });
+        }
+        match self.norms[norm].and_then(|tensors| Some((tensors.grad_table?, tensors.y))) {
+            Some(norm) => Ok(LoadGrad { g: self.base.grad(end), norm: Some(norm) }),
+            None => self.unsupported(y, "derive"),
+        }
+    }
+
+    /// The gradient of `value` as something that is written next, and what its writer does with it.
+    fn grad_to_write(&mut self, value: ValueId) -> Result<(TensorId, StoreGrad)> {
+        let (grad, accumulate) = self.base.grad_to_write(value);
+        self.readers_left[value] -= 1;
+        let mut store = StoreGrad { accumulate, ..StoreGrad::default() };
+        if self.readers_left[value] == 0 {
+            store.mask = self.mask(value)?;
+            store.norms = self.norm_grads(value)?;
+        }
+        Ok((grad, store))
+    }
+
+    /// The ReLU that made `value`.
+    fn mask(&mut self, value: ValueId) -> Result<PlannedMask> {
+        let Some(layer) = self.maker(value).cloned() else { return Ok(PlannedMask::None) };
+        let stored = self.base.plan.values[value];
+        match layer.op {
+            LayerOp::BatchNorm { norm, relu: true } if layer.inputs.len() == 1 => match self.norms[norm] {
+                Some(tensors) => Ok(PlannedMask::Recomputed(tensors.scale_shift, tensors.y)),
+                None => self.unsupported(value, "mask"),
+            },
+            LayerOp::BatchNorm { relu: true, .. } => Ok(PlannedMask::Output(stored)),
+            // Of a pool over a ReLU nothing is lost with the mask: where its maximum is 0 the ReLU was closed.
+            LayerOp::Concat if layer.inputs.iter().all(|&part| self.is_behind_relu(part)) => {
+                Ok(PlannedMask::Output(stored))
+            }
+            LayerOp::Concat if layer.inputs.iter().any(|&part| !self.norms_before(part).is_empty()) => {
+                self.unsupported(value, "mask")
+            }
+            _ => Ok(PlannedMask::None),
+        }
+    }
+
+    fn is_behind_relu(&self, value: ValueId) -> bool {
+        let Some(layer) = self.maker(value) else { return false };
+        match layer.op {
+            LayerOp::BatchNorm { relu, .. } => relu,
+            LayerOp::MaxPool { .. } => self.is_behind_relu(layer.inputs[0]),
+            _ => false,
+        }
+    }
+
+    /// The batch norms whose sum is `value` before its ReLU.
+    fn norms_before(&self, value: ValueId) -> Vec<NormId> {
+        let Some(layer) = self.maker(value) else { return vec![] };
+        let LayerOp::BatchNorm { norm, .. } = layer.op else { return vec![] };
+        let shortcut = layer.inputs.get(1).and_then(|&residual| self.maker(residual));
+        let shortcut = shortcut.and_then(|l| match l.op {
+            LayerOp::BatchNorm { norm, relu: false } => Some(norm),
+            _ => None,
+        });
+        [norm].into_iter().chain(shortcut).collect()
+    }
+
+    /// The batch norms that `value` is made of, with new tables for their gradients.
+    fn norm_grads(&mut self, value: ValueId) -> Result<Vec<NormGrad>> {
+        let mut grads = vec![];
+        for norm in self.norms_before(value) {
+            let Some(tensors) = self.norms[norm] else { return self.unsupported(value, "derive") };
+            let info = &self.base.model.norms[norm];
+            let (name, len) = (format!("grad {}", info.name), self.base.plan.shape.splits * 3 * info.c);
+            let grad_table = self.table(name, len);
+            if let Some(tensors) = &mut self.norms[norm] {
+                tensors.grad_table = Some(grad_table);
+            }
+            grads.push(NormGrad { norm, y: tensors.y, stats: tensors.stats, grad_table });
+        }
+        Ok(grads)
+    }
+
+    /// The end of a block, `value`, gives its masked gradient to the shortcut `residual`, which takes over the memory: the layers
+    /// of the block are done with it before anything is added.
+    fn hand_on(&mut self, value: ValueId, residual: ValueId) -> Result<()> {
+        let is_normalised =
+            self.maker(residual).is_some_and(|l| matches!(l.op, LayerOp::BatchNorm { relu: false, .. }));
+        if is_normalised {
+            return Ok(());
+        }
+        self.readers_left[residual] -= 1;
+        let is_part = self.base.part_of[residual].is_some();
+        if self.base.is_grad_written[residual] || self.readers_left[residual] == 0 || is_part {
+            return self.unsupported(residual, "hand a gradient on to");
+        }
+        let grad = self.base.grad(value);
+        self.base.grads[residual] = Some(grad);
+        self.base.is_grad_written[residual] = true;
+        Ok(())
+    }
+
+    /// The gradients of the parts lie inside the gradient of the whole, whose last writer has masked them: what is left are the
+    /// sums of their batch norms.
+    fn concat_backward(&mut self, layer: &Layer) -> Result<()> {
+        self.base.concat_backward(layer);
+        for &part in &layer.inputs {
+            let grad_output = self.base.grad(part);
+            for norm in self.norm_grads(part)? {
+                let shape = self.base.shapes[part];
+                self.push_back(FusedOp::GradSums { shape, grad_output, mask: PlannedMask::None, norm });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,276 @@
+//! Ops that do what a plain plan has as several: named as the functions that they call.
+
+use crate::device::Stream;
+use crate::model::layers::{NormId, ParamId};
+use crate::model::plan::{Access, OpKind, TensorId};
+use crate::ops::batch_norm::{self, BatchNorm};
+use crate::ops::conv3d::{self, Conv3d, Direction};
+use crate::ops::pool3d::Pool3d;
+use crate::shape::ActivationShape;
+
+/// A table `scale_shift` of a batch norm.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Table {
+    /// From the statistics of this batch.
+    Batch(TensorId),
+    /// From the running statistics of a norm.
+    Running(NormId),
+}
+
+/// An activation on load: a stored tensor, or what its batch norm, join and ReLU make of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Load {
+    /// What is in memory.
+    pub tensor: TensorId,
+    /// `relu(s x + b)`, or what the join says. Without a table the tensor is read as it is.
+    pub scale_shift: Option<Table>,
+    /// The end of a residual block.
+    pub join: Option<LoadJoin>,
+}
+
+/// `relu(s y + b + r)`, with `r` a stored tensor or one with a table of its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LoadJoin {
+    /// `r`, or what the shortcut's convolution stored.
+    pub residual: TensorId,
+    /// The batch norm of the shortcut.
+    pub residual_scale_shift: Option<Table>,
+    /// Receives the block's output, on its way.
+    pub output: Option<TensorId>,
+}
+
+impl Load {
+    /// A tensor as it is.
+    pub fn stored(tensor: TensorId) -> Load {
+        Load { tensor, scale_shift: None, join: None }
+    }
+
+    fn visit(&self, see: &mut dyn FnMut(Access)) {
+        see(Access::Read(self.tensor));
+        let join = self.join.as_ref();
+        for table in [self.scale_shift, join.and_then(|j| j.residual_scale_shift)] {
+            if let Some(Table::Batch(table)) = table {
+                see(Access::Read(table));
+            }
+        }
+        if let Some(join) = join {
+            see(Access::Read(join.residual));
+            join.output.into_iter().for_each(|o| see(Access::Write(o)));
+        }
+    }
+}
+
+/// A batch norm whose statistics the op before it forms.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormStatistics {
+    /// What is normalised.
+    pub op: BatchNorm,
+    /// Which.
+    pub norm: NormId,
+    /// Receives `[splits][3][c]`.
+    pub stats: TensorId,
+    /// Receives `[splits][2][c]`.
+    pub scale_shift: TensorId,
+}
+
+/// A gradient on load: a stored tensor, or that of a batch norm, `A g + B y + C`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LoadGrad {
+    /// What is in memory.
+    pub g: TensorId,
+    /// The table `[splits][3][c]` and what forward stored.
+    pub norm: Option<(TensorId, TensorId)>,
+}
+
+impl LoadGrad {
+    fn visit(&self, see: &mut dyn FnMut(Access)) {
+        see(Access::Read(self.g));
+        if let Some((table, y)) = self.norm {
+            see(Access::Read(table));
+            see(Access::Read(y));
+        }
+    }
+}
+
+/// Where the ReLU was open.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum PlannedMask {
+    /// There was none, or not here.
+    #[default]
+    None,
+    /// Where its stored output is positive.
+    Output(TensorId),
+    /// Where `s y + b` is positive: the table and y.
+    Recomputed(TensorId, TensorId),
+}
+
+impl PlannedMask {
+    fn visit(&self, see: &mut dyn FnMut(Access)) {
+        match *self {
+            PlannedMask::None => {}
+            PlannedMask::Output(tensor) => see(Access::Read(tensor)),
+            PlannedMask::Recomputed(table, y) => [table, y].into_iter().for_each(|t| see(Access::Read(t))),
+        }
+    }
+}
+
+/// A batch norm whose gradient begins here.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NormGrad {
+    /// Which.
+    pub norm: NormId,
+    /// What it normalised.
+    pub y: TensorId,
+    /// From forward, `[splits][3][c]`.
+    pub stats: TensorId,
+    /// Receives A, B, C: `[splits][3][c]`.
+    pub grad_table: TensorId,
+}
+
+impl NormGrad {
+    fn visit(&self, see: &mut dyn FnMut(Access)) {
+        see(Access::Read(self.y));
+        see(Access::Read(self.stats));
+        see(Access::Write(self.grad_table));
+    }
+}
+
+/// What becomes of a gradient before it is stored.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StoreGrad {
+    /// Whether it is added to what its tensor holds.
+    pub accumulate: bool,
+    /// The ReLU.
+    pub mask: PlannedMask,
+    /// The batch norms, whose outputs were added up before the ReLU.
+    pub norms: Vec<NormGrad>,
+}
+
+impl StoreGrad {
+    fn visit(&self, grad_input: TensorId, see: &mut dyn FnMut(Access)) {
+        self.mask.visit(see);
+        see(Access::write(grad_input, self.accumulate));
+        self.norms.iter().for_each(|norm| norm.visit(see));
+    }
+}
+
+/// A fused op, its tensors and parameters by index.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // The fields are the arguments of the op of the same name.
+pub enum FusedOp {
+    /// `conv3d::forward_fused`.
+    Conv { op: Conv3d, filter: ParamId, input: Load, statistics: Option<NormStatistics>, output: TensorId },
+    /// `conv3d::grad_filter_fused`.
+    ConvGradFilter { op: Conv3d, filter: ParamId, input: Load, grad_output: LoadGrad },
+    /// `conv3d::grad_input_fused`.
+    ConvGradInput { op: Conv3d, filter: ParamId, grad_output: LoadGrad, store: StoreGrad, grad_input: TensorId },
+    /// `batch_norm::apply`, for what no convolution takes or stores.
+    Apply { shape: ActivationShape, input: Load, output: TensorId },
+    /// `batch_norm::gradient_sums`.
+    GradSums { shape: ActivationShape, grad_output: TensorId, mask: PlannedMask, norm: NormGrad },
+    /// `batch_norm::gradient`: `grad_input` is that of the norm, and the mask is applied to `grad_output` in place.
+    Gradient { shape: ActivationShape, grad_output: TensorId, mask: PlannedMask, norm: NormGrad, grad_input: TensorId },
+    /// `pool3d::forward_normalised`.
+    Pool { op: Pool3d, input: TensorId, scale_shift: Table, output: TensorId, indices: Option<TensorId> },
+    /// `pool3d::grad_norm`: the sums of the batch norm before the pool, and its masked gradient.
+    PoolGradNorm {
+        op: Pool3d,
+        grad_output: TensorId,
+        indices: TensorId,
+        scale_shift: TensorId,
+        norm: NormGrad,
+        grad_input: TensorId,
+    },
+}
+
+impl FusedOp {
+    pub(in crate::model::plan) fn kind(&self) -> OpKind {
+        match self {
+            FusedOp::Conv { .. } => OpKind::ConvForward,
+            FusedOp::ConvGradFilter { .. } => OpKind::ConvGradFilter,
+            FusedOp::ConvGradInput { .. } => OpKind::ConvGradInput,
+            FusedOp::Apply { .. } => OpKind::BatchNormForward,
+            FusedOp::GradSums { .. } | FusedOp::Gradient { .. } => OpKind::BatchNormBackward,
+            FusedOp::Pool { .. } => OpKind::PoolForward,
+            FusedOp::PoolGradNorm { .. } => OpKind::PoolGradInput,
+        }
+    }
+
+    pub(in crate::model::plan) fn subject(&self) -> TensorId {
+        match *self {
+            FusedOp::Conv { output, .. } | FusedOp::Apply { output, .. } | FusedOp::Pool { output, .. } => output,
+            FusedOp::ConvGradFilter { ref grad_output, .. } | FusedOp::ConvGradInput { ref grad_output, .. } => {
+                grad_output.norm.map_or(grad_output.g, |(_, y)| y)
+            }
+            FusedOp::GradSums { ref norm, .. }
+            | FusedOp::Gradient { ref norm, .. }
+            | FusedOp::PoolGradNorm { ref norm, .. } => norm.y,
+        }
+    }
+
+    /// The convolution, its direction and its filter.
+    pub(in crate::model::plan) fn convolution(&self) -> Option<(&Conv3d, Direction)> {
+        match self {
+            FusedOp::Conv { op, .. } => Some((op, Direction::Forward)),
+            FusedOp::ConvGradFilter { op, .. } => Some((op, Direction::GradFilter)),
+            FusedOp::ConvGradInput { op, .. } => Some((op, Direction::GradInput)),
+            _ => None,
+        }
+    }
+
+    pub(in crate::model::plan) fn workspace_bytes(&self, stream: &Stream, splits: usize) -> usize {
+        match self {
+            FusedOp::GradSums { shape, .. } => {
+                let op = BatchNorm { shape: *shape, splits, eps: 0.0, relu: false };
+                batch_norm::workspace_bytes(stream, &op)
+            }
+            _ => self.convolution().map_or(0, |(op, direction)| conv3d::workspace_bytes(stream, op, direction)),
+        }
+    }
+
+    pub(in crate::model::plan) fn visit(&self, see: &mut dyn FnMut(Access)) {
+        match *self {
+            FusedOp::Conv { ref input, statistics, output, .. } => {
+                input.visit(see);
+                see(Access::Write(output));
+                if let Some(NormStatistics { stats, scale_shift, .. }) = statistics {
+                    see(Access::Write(stats));
+                    see(Access::Write(scale_shift));
+                }
+            }
+            FusedOp::ConvGradFilter { ref input, ref grad_output, .. } => {
+                input.visit(see);
+                grad_output.visit(see);
+            }
+            FusedOp::ConvGradInput { ref grad_output, ref store, grad_input, .. } => {
+                grad_output.visit(see);
+                store.visit(grad_input, see);
+            }
+            FusedOp::Apply { ref input, output, .. } => {
+                input.visit(see);
+                see(Access::Write(output));
+            }
+            FusedOp::GradSums { grad_output, mask, ref norm, .. } => {
+                see(Access::Read(grad_output));
+                mask.visit(see);
+                norm.visit(see);
+            }
+            FusedOp::Gradient { grad_output, mask, ref norm, grad_input, .. } => {
+                mask.visit(see);
+                [norm.y, norm.grad_table].into_iter().for_each(|t| see(Access::Read(t)));
+                see(Access::ReadWrite(grad_output));
+                see(Access::Write(grad_input));
+            }
+            FusedOp::Pool { input, scale_shift, output, indices, .. } => {
+                Load { tensor: input, scale_shift: Some(scale_shift), join: None }.visit(see);
+                see(Access::Write(output));
+                indices.into_iter().for_each(|i| see(Access::Write(i)));
+            }
+            FusedOp::PoolGradNorm { grad_output, indices, scale_shift, ref norm, grad_input, .. } => {
+                [grad_output, indices, scale_shift].into_iter().for_each(|t| see(Access::Read(t)));
+                norm.visit(see);
+                see(Access::Write(grad_input));
+            }
+        }
+    }
+}

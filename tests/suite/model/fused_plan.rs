@@ -1,0 +1,225 @@
+//! The fused form: what is fused with what, bytes and launches of the networks that matter.
+
+use proptest::prelude::*;
+use vcycle::device::{DType, Device};
+use vcycle::model::plan::StepOp;
+use vcycle::model::plan::fused::{FusedOp, Load, NormGrad, PlannedMask};
+use vcycle::model::{Arch, Lowering, Mode, Model, ModelConfig, Plan, Transform};
+use vcycle::shape::StepShape;
+
+use super::plan::check_plan;
+
+const FUSED: Lowering = Lowering::Fused(DType::Bf16);
+
+fn plan(config: &ModelConfig, shape: StepShape, mode: Mode, lowering: Lowering) -> (Model, Plan) {
+    let (stream, model) = (Device::Cpu.stream().expect("stream"), Model::new(config).expect("model"));
+    let plan = Plan::with_lowering(&stream, &model, shape, mode, 4, lowering).expect("plan");
+    (model, plan)
+}
+
+fn small(arch: Arch) -> ModelConfig {
+    ModelConfig { width_per_group: 16, ..ModelConfig::new(arch, 18, 5) }
+}
+
+proptest! {
+    #[test]
+    fn fused_plans_read_only_what_is_written(
+        arch in prop::sample::select(vec![Arch::SlowFast, Arch::Slow, Arch::I3d, Arch::C2d]),
+        basic in any::<bool>(),
+        train in any::<bool>(),
+        clips in 1usize..4,
+        frames in prop::sample::select(vec![4usize, 8, 16]),
+        height_px in 32usize..70,
+        splits in 1usize..4,
+    ) {
+        let transform = if basic { Transform::Basic } else { Transform::Bottleneck };
+        let config = ModelConfig { transform, ..small(arch) };
+        let mode = if train { Mode::Train } else { Mode::Eval };
+        let shape = StepShape { clips, frames, height_px, width_px: 40, splits };
+        check_plan(&plan(&config, shape, mode, FUSED).1);
+    }
+}
+
+/// What an op is fused with, in a line.
+struct Reader<'a> {
+    model: &'a Model,
+    plan: &'a Plan,
+}
+
+impl Reader<'_> {
+    fn name(&self, tensor: usize) -> &str {
+        &self.plan.tensors[tensor].name
+    }
+
+    fn load(&self, load: &Load) -> String {
+        let tensor = self.name(load.tensor);
+        match (load.scale_shift, &load.join) {
+            (None, _) => tensor.to_string(),
+            (Some(_), None) => format!("norm({tensor})"),
+            (Some(_), Some(join)) => {
+                let residual = self.name(join.residual);
+                let residual = join.residual_scale_shift.map_or(residual.to_string(), |_| format!("norm({residual})"));
+                let stored = join.output.map_or(String::new(), |o| format!(" storing {}", self.name(o)));
+                format!("norm({tensor}) + {residual}{stored}")
+            }
+        }
+    }
+
+    fn norms(&self, norms: &[NormGrad]) -> String {
+        norms.iter().map(|n| self.model.norms[n.norm].name.as_str()).collect::<Vec<_>>().join(" and ")
+    }
+
+    fn mask(&self, mask: PlannedMask) -> String {
+        match mask {
+            PlannedMask::None => "unmasked".into(),
+            PlannedMask::Output(output) => format!("masked by {}", self.name(output)),
+            PlannedMask::Recomputed(_, y) => format!("masked by norm({})", self.name(y)),
+        }
+    }
+
+    fn line(&self, op: &StepOp) -> Option<String> {
+        let StepOp::Fused(op) = op else { return None };
+        Some(match op {
+            FusedOp::Conv { input, statistics, output, .. } => {
+                let norm = statistics.map_or("no norm", |s| &self.model.norms[s.norm].name);
+                format!("conv {} <- {}; {norm}", self.name(*output), self.load(input))
+            }
+            FusedOp::Apply { input, output, .. } => format!("apply {} <- {}", self.name(*output), self.load(input)),
+            FusedOp::Pool { input, output, .. } => {
+                format!("pool {} <- norm({})", self.name(*output), self.name(*input))
+            }
+            FusedOp::ConvGradInput { store, grad_input, .. } => {
+                let add = if store.accumulate { "added, " } else { "" };
+                let (mask, norms) = (self.mask(store.mask), self.norms(&store.norms));
+                format!("{} <- {add}{mask}; {norms}", self.name(*grad_input))
+            }
+            FusedOp::GradSums { grad_output, mask, norm, .. } => {
+                format!("sums of {}, {}; {}", self.name(*grad_output), self.mask(*mask), self.norms(&[*norm]))
+            }
+            FusedOp::PoolGradNorm { norm, grad_input, .. } => {
+                format!("{} <- pool; {}", self.name(*grad_input), self.norms(&[*norm]))
+            }
+            FusedOp::ConvGradFilter { .. } | FusedOp::Gradient { .. } => return None,
+        })
+    }
+}
+
+fn lines(arch: Arch, mode: Mode) -> Vec<String> {
+    let (model, plan) = plan(&small(arch), StepShape::square(4, 8, 64, 2), mode, FUSED);
+    let reader = Reader { model: &model, plan: &plan };
+    plan.ops().filter_map(|op| reader.line(op)).collect()
+}
+
+/// Each of `expected` is there, in this order.
+fn check_order(lines: &[String], expected: &[&str]) {
+    let mut from = 0;
+    for line in expected {
+        let at = lines[from..].iter().position(|l| l == line);
+        from += at.unwrap_or_else(|| panic!("{line}\nis not among the rest of\n{}", lines[from..].join("\n"))) + 1;
+    }
+}
+
+#[test]
+fn convolutions_store_the_ends_of_blocks_where_they_can() {
+    check_order(
+        &lines(Arch::SlowFast, Mode::Train),
+        &[
+            "conv s1.pathway0_stem.conv <- input.0; s1.pathway0_stem.bn",
+            "pool s1.pathway0_stem.pool_layer <- norm(s1.pathway0_stem.conv)",
+            "conv s1_fuse.conv_f2s <- s1.pathway1_stem.pool_layer; s1_fuse.bn",
+            "apply s1_fuse.bn <- norm(s1_fuse.conv_f2s)",
+            "conv s2.pathway0_res0.branch1 <- s1_fuse; s2.pathway0_res0.branch1_bn",
+            "conv s2.pathway0_res0.branch2.b <- norm(s2.pathway0_res0.branch2.a); s2.pathway0_res0.branch2.b_bn",
+            "conv s2.pathway0_res1.branch2.a <- norm(s2.pathway0_res0.branch2.c) + norm(s2.pathway0_res0.branch1) storing \
+             s2.pathway0_res0.branch2.c_bn; s2.pathway0_res1.branch2.a_bn",
+            // The lateral convolution has a stride in time: a convolution of the next stage comes first.
+            "conv s3.pathway1_res0.branch2.a <- norm(s2.pathway1_res1.branch2.c) + s2.pathway1_res0.branch2.c_bn storing \
+             s2.pathway1_res1.branch2.c_bn; s3.pathway1_res0.branch2.a_bn",
+            "conv s2_fuse.conv_f2s <- s2.pathway1_res1.branch2.c_bn; s2_fuse.bn",
+            "apply s2.pathway0_res1.branch2.c_bn <- norm(s2.pathway0_res1.branch2.c) + s2.pathway0_res0.branch2.c_bn",
+            "apply s2_fuse.bn <- norm(s2_fuse.conv_f2s)",
+            "conv s3.pathway1_res0.branch1 <- s2.pathway1_res1.branch2.c_bn; s3.pathway1_res0.branch1_bn",
+            "apply s5.pathway0_res1.branch2.c_bn <- norm(s5.pathway0_res1.branch2.c) + s5.pathway0_res0.branch2.c_bn",
+        ],
+    );
+    // One pathway: the downsample branch comes after the convolution that stores its input.
+    check_order(
+        &lines(Arch::Slow, Mode::Eval),
+        &[
+            "pool s1.pathway0_stem.pool_layer <- norm(s1.pathway0_stem.conv)",
+            "conv s3.pathway0_res0.branch2.a <- norm(s2.pathway0_res1.branch2.c) + s2.pathway0_res0.branch2.c_bn storing \
+             s2.pathway0_res1.branch2.c_bn; no norm",
+            "conv s3.pathway0_res0.branch1 <- s2.pathway0_res1.branch2.c_bn; no norm",
+        ],
+    );
+    // A pool in time reads what a pass of its own has stored.
+    check_order(
+        &lines(Arch::I3d, Mode::Train),
+        &["apply s2.pathway0_res1.branch2.c_bn <- norm(s2.pathway0_res1.branch2.c) + s2.pathway0_res0.branch2.c_bn"],
+    );
+}
+
+#[test]
+fn the_last_writer_of_a_gradient_serves_the_norms_before_it() {
+    check_order(
+        &lines(Arch::SlowFast, Mode::Train),
+        &[
+            "sums of grad s5.pathway1_res1.branch2.c_bn, masked by s5.pathway1_res1.branch2.c_bn; \
+             s5.pathway1_res1.branch2.c_bn",
+            "grad s5.pathway1_res1.branch2.b_bn <- masked by norm(s5.pathway1_res1.branch2.b); \
+             s5.pathway1_res1.branch2.b_bn",
+            // The memory of the block's own gradient, which the shortcut hands on.
+            "grad s5.pathway1_res1.branch2.c_bn <- added, masked by s5.pathway1_res0.branch2.c_bn; \
+             s5.pathway1_res0.branch2.c_bn and s5.pathway1_res0.branch1_bn",
+            // Two of the three readers of a fast block's end: the third is in the next stage and ran first.
+            "grad s4.pathway1_res1.branch2.c_bn <- unmasked; ",
+            // A concatenation: masked as a whole, summed by part.
+            "grad s4_fuse <- unmasked; ",
+            "grad s4_fuse <- added, masked by s4_fuse; ",
+            "sums of grad s4.pathway0_res1.branch2.c_bn, unmasked; s4.pathway0_res1.branch2.c_bn",
+            "sums of grad s4_fuse.bn, unmasked; s4_fuse.bn",
+            "grad s4.pathway1_res1.branch2.c_bn <- added, unmasked; ",
+            "grad s4.pathway1_res1.branch2.c_bn <- added, masked by s4.pathway1_res1.branch2.c_bn; \
+             s4.pathway1_res1.branch2.c_bn",
+            "sums of grad s1_fuse.bn, unmasked; s1_fuse.bn",
+            "grad s1.pathway1_stem.bn <- pool; s1.pathway1_stem.bn",
+            "grad s1.pathway0_stem.bn <- pool; s1.pathway0_stem.bn",
+        ],
+    );
+}
+
+#[test]
+fn every_norm_is_served_once_in_each_direction() {
+    for arch in [Arch::SlowFast, Arch::Slow, Arch::I3d] {
+        let (model, plan) = plan(&small(arch), StepShape::square(4, 8, 64, 2), Mode::Train, FUSED);
+        let mut served = vec![(0, 0); model.norms.len()];
+        plan.statistics().for_each(|(_, norm, _)| served[norm].0 += 1);
+        for op in plan.ops() {
+            let StepOp::Fused(op) = op else { continue };
+            match op {
+                FusedOp::ConvGradInput { store, .. } => store.norms.iter().for_each(|n| served[n.norm].1 += 1),
+                FusedOp::GradSums { norm, .. } | FusedOp::PoolGradNorm { norm, .. } => served[norm.norm].1 += 1,
+                _ => {}
+            }
+        }
+        for (norm, times) in model.norms.iter().zip(served) {
+            assert_eq!(times, (1, 1), "{arch:?} {}: statistics, gradient sums", norm.name);
+        }
+    }
+}
+
+/// By one counter: each tensor once an op. The arena is a third of a plain plan's, which holds f32 and every activation.
+#[test]
+fn a_fused_step_moves_half_of_what_frameworks_move() {
+    let config = ModelConfig::new(Arch::SlowFast, 50, 400);
+    let shape = StepShape::square(8, 32, 224, 1);
+    let (_, fused) = plan(&config, shape, Mode::Train, FUSED);
+    let (_, plain) = plan(&config, shape, Mode::Train, Lowering::Plain);
+    let (cost, framework) = (fused.cost(), plain.framework_bytes());
+    println!("{}\n{}\nframework style {:.2} GB", fused.summary(), plain.summary(), framework as f64 / 1e9);
+    assert!(cost.bytes <= 27_000_000_000, "{}", fused.summary());
+    assert!((1.8..2.2).contains(&(framework as f64 / cost.bytes as f64)), "{framework} against {}", cost.bytes);
+    assert!(fused.arena_bytes * 5 < plain.arena_bytes * 2, "{}\n{}", fused.summary(), plain.summary());
+    assert_eq!(cost.flops, 2 * (fused.forward_macs + fused.backward_macs));
+    assert!(cost.launches < plain.cost().launches * 2 / 3, "{}", fused.summary());
+}
