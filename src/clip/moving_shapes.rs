@@ -60,6 +60,9 @@ pub struct MovingShapesConfig {
     pub contrast: f32,
     /// Largest random shift of the whole picture in each frame, in pixels.
     pub shake_px: f32,
+    /// Share of the clips that move as a motion drawn at random, whatever their label: like the wrong labels of real sets,
+    /// they bound the accuracy by 1 - `label_noise` * (1 - 1 / `num_classes`).
+    pub label_noise: f32,
 }
 
 impl Default for MovingShapesConfig {
@@ -76,6 +79,7 @@ impl Default for MovingShapesConfig {
             speed: (0.5, 1.5),
             contrast: 0.6,
             shake_px: 0.5,
+            label_noise: 0.0,
         }
     }
 }
@@ -119,6 +123,9 @@ impl MovingShapes {
         if !(0.0..=64.0).contains(&config.shake_px) {
             return refuse(format!("shake must be 0..=64 px, got {}", config.shake_px));
         }
+        if !(0.0..=1.0).contains(&config.label_noise) {
+            return refuse(format!("label noise must be 0..=1, got {}", config.label_noise));
+        }
         let noise = Noise::new(config.noise, &mut Draws::for_purpose(Purpose::Synthesis, config.seed, 2, 0));
         Ok(MovingShapes { config: config.clone(), split, noise })
     }
@@ -127,9 +134,18 @@ impl MovingShapes {
         Draws::for_purpose(Purpose::Synthesis, self.config.seed, self.split as u64, idx as u64)
     }
 
+    /// What the main shapes do: the label, or with label noise any motion.
+    fn motion(&self, idx: usize) -> usize {
+        let mut draws = Draws::for_purpose(Purpose::Synthesis, self.config.seed, 4 + self.split as u64, idx as u64);
+        if draws.unit() < f64::from(self.config.label_noise) {
+            return draws.below(self.config.num_classes);
+        }
+        self.label(idx) as usize
+    }
+
     fn scene(&self, idx: usize) -> Scene {
         let mut draws = self.draws(idx);
-        let motion = self.label(idx) as usize;
+        let motion = self.motion(idx);
         let size = self.config.size_px;
         let canvas = Canvas::random(size, &mut draws);
         let mut actors = Vec::with_capacity(self.config.distractors + self.config.shapes);

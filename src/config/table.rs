@@ -359,6 +359,8 @@ section! {
         contrast: f64 = 0.6;
         /// Largest random shift of the whole picture in each frame, in pixels.
         shake_px: f64 = 0.5;
+        /// Share of the clips, for training and for validation, that move as drawn at random, whatever their label.
+        label_noise: f64 = 0.0;
     }
 }
 

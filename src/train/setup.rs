@@ -90,6 +90,7 @@ pub fn sources(cfg: &Config) -> Result<(Arc<dyn ClipSource>, Arc<dyn ClipSource>
                     },
                     contrast: keys.contrast as f32,
                     shake_px: keys.shake_px as f32,
+                    label_noise: keys.label_noise as f32,
                 };
                 MovingShapes::new(&config, split)
             };

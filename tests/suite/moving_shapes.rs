@@ -56,7 +56,8 @@ fn values_out_of_range_are_refused() {
         MovingShapesConfig { speed: (2.0, 1.0), ..base.clone() },
         MovingShapesConfig { speed: (f32::NAN, 1.0), ..base.clone() },
         MovingShapesConfig { noise: -1.0, ..base.clone() },
-        MovingShapesConfig { distractors: 1000, ..base },
+        MovingShapesConfig { distractors: 1000, ..base.clone() },
+        MovingShapesConfig { label_noise: 1.5, ..base },
     ] {
         let error = MovingShapes::new(&config, Split::Train).err().expect("refused");
         assert!(error.to_string().contains("moving_shapes"), "{error}");
@@ -108,12 +109,12 @@ fn one_frame_does_not_tell_the_label() {
     }
 }
 
-#[test]
-fn two_frames_tell_the_direction() {
-    let shapes = source(&clean(), Split::Train);
+/// Percent of the clips whose label is a direction and who are seen to move in it.
+fn directions_seen(config: &MovingShapesConfig) -> f64 {
+    let shapes = source(config, Split::Train);
     let side = 48;
-    let mut right = 0;
-    let mut count = 0;
+    let mut right = 0u32;
+    let mut count = 0u32;
     for idx in (0..400).filter(|&idx| shapes.label(idx) < 4) {
         // Least squares of the brightness constancy equation over the whole picture: only signs matter.
         let pair = frames(&shapes, idx, &[10, 11]);
@@ -132,11 +133,30 @@ fn two_frames_tell_the_direction() {
             (false, _, true) => 2,
             (false, _, false) => 3,
         };
-        right += usize::from(guess == shapes.label(idx));
+        right += u32::from(guess == shapes.label(idx));
         count += 1;
     }
-    println!("{right} of {count} directions read off two frames");
-    assert!(right * 100 > count * 85, "{right} of {count}");
+    100.0 * f64::from(right) / f64::from(count)
+}
+
+#[test]
+fn two_frames_tell_the_direction() {
+    let seen = directions_seen(&clean());
+    println!("{seen:.1} % of the directions read off two frames");
+    assert!(seen > 85.0, "{seen} %");
+}
+
+#[test]
+fn label_noise_parts_labels_from_motions() {
+    let (clean, noise) = (clean(), 0.5);
+    let noisy = MovingShapesConfig { label_noise: noise, ..clean.clone() };
+    assert!((0..20).all(|idx| source(&noisy, Split::Val).label(idx) == source(&clean, Split::Val).label(idx)));
+    // Of the clips with noise a quarter, at most, is seen to move as labelled by chance.
+    let (without, with) = (directions_seen(&clean), directions_seen(&noisy));
+    println!("{without:.1} % of the directions seen without label noise, {with:.1} % with {noise}");
+    let lost = f64::from(noise) * (without - 25.0);
+    // 200 clips: 4 standard deviations of a share are 14 points.
+    assert!((without - with - lost).abs() < 14.0, "{without} % and {with} %");
 }
 
 #[test]
