@@ -53,6 +53,9 @@ pub enum Error {
     /// A data set that cannot be used: bad list files, labels out of range, no clip left.
     #[error("data: {0}")]
     Data(String),
+    /// A loss that stays non-finite.
+    #[error("training: {0}")]
+    Diverged(String),
     /// A checkpoint that does not fit the model or cannot be read.
     #[error("checkpoint: {0}")]
     Checkpoint(String),

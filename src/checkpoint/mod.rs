@@ -10,6 +10,7 @@
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -89,14 +90,14 @@ impl Checkpoint {
         let path = folder.join(STATE_FILE);
         let text = read(&path)?;
         let format = serde_json::from_slice::<serde_json::Value>(&text)
-            .map_err(|e| unreadable(&path, e))?
+            .map_err(|e| damaged(&path, e))?
             .get("format")
             .and_then(serde_json::Value::as_u64);
         if format != Some(u64::from(FORMAT_VERSION)) {
             let got = format.map_or_else(|| "none".into(), |f| f.to_string());
             return Err(unreadable(&path, format!("expected format version {FORMAT_VERSION}, got {got}")));
         }
-        let state = serde_json::from_slice(&text).map_err(|e| unreadable(&path, e))?;
+        let state = serde_json::from_slice(&text).map_err(|e| damaged(&path, e))?;
         let model = read_tensors(&folder.join(MODEL_FILE))?;
         let momentum = read_tensors(&folder.join(OPTIMIZER_FILE))?;
         Ok(Checkpoint { state, model, momentum })
@@ -138,13 +139,22 @@ fn unreadable(path: &Path, why: impl std::fmt::Display) -> Error {
     Error::Checkpoint(format!("{} cannot be used: {why}", path.display()))
 }
 
+/// A file that something cut off, wrote over or took away after it was saved.
+fn damaged(path: &Path, why: impl std::fmt::Display) -> Error {
+    let folder = path.parent().unwrap_or(path).display();
+    unreadable(path, format!("it is damaged ({why}); delete {folder} to go on from the checkpoint before"))
+}
+
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| unreadable(path, e))
+    std::fs::read(path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => damaged(path, e),
+        _ => unreadable(path, e),
+    })
 }
 
 fn read_tensors(path: &Path) -> Result<Vec<NamedArray>> {
     let bytes = read(path)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| unreadable(path, e))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(path, e))?;
     let mut tensors = Vec::with_capacity(file.len());
     for (name, view) in file.iter() {
         if view.dtype() != Dtype::F32 {

@@ -42,7 +42,10 @@ impl Kinetics {
     /// separator, path or label, a label out of range, no line at all, or none of the files that were looked at there.
     pub fn open(config: &KineticsConfig, list: &str) -> Result<Kinetics> {
         let path = config.data_dir.join(list);
-        let text = std::fs::read(&path).map_err(|e| Error::io(&path, &e))?;
+        let text = std::fs::read(&path).map_err(|e| {
+            let what = "DATA.PATH_TO_DATA_DIR must name the folder of train.csv and val.csv";
+            Error::Data(format!("{}: {e}; {what}", path.display()))
+        })?;
         let prefix = if config.path_prefix.as_os_str().is_empty() { &config.data_dir } else { &config.path_prefix };
         let mut clips = Vec::new();
         for (k, line) in text.split(|&b| b == b'\n').enumerate() {

@@ -234,7 +234,7 @@ impl LoaderShared {
         let count = bad.len();
         let entry = bad.entry(index).or_insert_with(|| {
             match count {
-                ..MAX_REPORTED => tracing::warn!("bad clip {name}: {message}; another takes its place"),
+                ..MAX_REPORTED => tracing::warn!("bad clip, left out: {}", with_name(&name, &message)),
                 MAX_REPORTED => tracing::warn!("more than {MAX_REPORTED} bad clips: further ones are only counted"),
                 _ => {}
             }
@@ -242,6 +242,11 @@ impl LoaderShared {
         });
         entry.quarantined |= quarantined;
     }
+}
+
+/// Errors of files name them, those of other sources may not.
+fn with_name(name: &str, message: &str) -> String {
+    if message.contains(name) { message.to_string() } else { format!("{name}: {message}") }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -43,6 +43,8 @@ impl Config {
             ("RESNET.NUM_GROUPS", self.resnet.num_groups, 1 << 14),
             ("SLOWFAST.FUSION_CONV_CHANNEL_RATIO", self.slowfast.fusion_conv_channel_ratio, 1 << 10),
             ("SLOWFAST.FUSION_KERNEL_SZ", self.slowfast.fusion_kernel_sz, 1 << 10),
+            ("VCYCLE.MOVING_SHAPES.NUM_TRAIN_CLIPS", moving.num_train_clips, 1 << 28),
+            ("VCYCLE.MOVING_SHAPES.NUM_VAL_CLIPS", moving.num_val_clips, 1 << 28),
             ("VCYCLE.MOVING_SHAPES.FRAMES", moving.frames, 1 << 14),
             ("VCYCLE.MOVING_SHAPES.SIZE_PX", moving.size_px, 1 << 14),
         ] {
@@ -57,13 +59,12 @@ impl Config {
         self.check_data()?;
         self.check_solver()?;
         self.check_multigrid()?;
-        let memory_fraction = self.vcycle.memory_fraction;
         require! {
-            memory_fraction > 0.0 && memory_fraction <= 1.0, "VCYCLE.MEMORY_FRACTION: expected a number in (0, 1], got {memory_fraction}";
+            self.log_period > 0, "LOG_PERIOD: expected at least 1, got 0";
             self.vcycle.keep_checkpoints > 0, "VCYCLE.KEEP_CHECKPOINTS: expected at least 1, got 0";
-            (0.0..=1e6).contains(&self.vcycle.cache_gib), "VCYCLE.CACHE_GIB: expected GiB >= 0, got {}", self.vcycle.cache_gib;
+            (0.0..=1e6).contains(&self.vcycle.cache_gib), "VCYCLE.CACHE_GIB: expected GiB from 0 to 1e6, got {:?}", self.vcycle.cache_gib;
             (0.0..=1e6).contains(&self.vcycle.checkpoint_minutes),
-                "VCYCLE.CHECKPOINT_MINUTES: expected minutes >= 0, got {}", self.vcycle.checkpoint_minutes;
+                "VCYCLE.CHECKPOINT_MINUTES: expected minutes from 0 to 1e6, got {:?}", self.vcycle.checkpoint_minutes;
         }
         Ok(())
     }
@@ -88,7 +89,8 @@ impl Config {
             low <= high, "DATA.TRAIN_JITTER_SCALES: expected [smallest, largest], got [{low}, {high}]";
             data.train_crop_size <= low,
                 "DATA.TRAIN_JITTER_SCALES: expected a smallest scale of at least DATA.TRAIN_CROP_SIZE ({}), got {low}", data.train_crop_size;
-            data.std.iter().all(|&s| s > 0.0), "DATA.STD: expected numbers > 0, got {:?}", data.std;
+            data.mean.iter().all(|&m| m.abs() <= 1e6), "DATA.MEAN: expected numbers in [-1e6, 1e6], got {:?}", data.mean;
+            data.std.iter().all(|&s| (1e-6..=1e6).contains(&s)), "DATA.STD: expected numbers in [1e-6, 1e6], got {:?}", data.std;
         }
         Ok(())
     }
@@ -96,7 +98,9 @@ impl Config {
     fn check_solver(&self) -> Result<(), String> {
         let solver = &self.solver;
         require! {
-            solver.base_lr > 0.0, "SOLVER.BASE_LR: expected a number > 0, got {}", solver.base_lr;
+            solver.base_lr > 0.0, "SOLVER.BASE_LR: expected a number > 0, got {:?}", solver.base_lr;
+            solver.base_lr <= 1e6, "SOLVER.BASE_LR: expected at most 1e6, got {:?}", solver.base_lr;
+            solver.lrs.iter().all(|&lr| lr >= 0.0), "SOLVER.LRS: expected numbers >= 0, got {:?}", solver.lrs;
             solver.max_epoch > 0, "SOLVER.MAX_EPOCH: expected at least 1, got 0";
             solver.warmup_epochs >= 0.0, "SOLVER.WARMUP_EPOCHS: expected a number >= 0, got {}", solver.warmup_epochs;
             (0.0..1.0).contains(&solver.momentum), "SOLVER.MOMENTUM: expected a number in [0, 1), got {}", solver.momentum;

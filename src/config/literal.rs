@@ -5,7 +5,7 @@ use super::value::Value;
 /// The literal that the whole of `text` spells: a number, `True`, `None`, `'text'`, `[1, 2]`, `(0.5, 0.7)`, nested.
 /// `None` when it is none: then it is plain text.
 pub(super) fn parse(text: &str) -> Option<Value> {
-    let mut reader = Reader { rest: text.trim() };
+    let mut reader = Reader { rest: text.trim(), depth: 0 };
     let value = reader.value()?;
     reader.skip_space();
     reader.rest.is_empty().then_some(value)
@@ -21,8 +21,12 @@ pub(super) fn yaml_word(text: &str) -> Option<Value> {
     }
 }
 
+/// Lists in lists that are read; deeper ones are no literal of any key.
+const MAX_DEPTH: usize = 16;
+
 struct Reader<'a> {
     rest: &'a str,
+    depth: usize,
 }
 
 impl Reader<'_> {
@@ -57,6 +61,10 @@ impl Reader<'_> {
 
     /// The items, and whether any comma was seen.
     fn sequence(&mut self, open: char, close: char) -> Option<(Vec<Value>, bool)> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return None;
+        }
         self.take(open);
         let (mut items, mut comma) = (vec![], false);
         while !self.take(close) {
@@ -67,6 +75,7 @@ impl Reader<'_> {
                 return None;
             }
         }
+        self.depth -= 1;
         Some((items, comma))
     }
 

@@ -32,6 +32,9 @@ pub use table::*;
 
 use crate::{Error, Result};
 
+/// Most characters of a value in a message.
+const MAX_SHOWN: usize = 80;
+
 impl Config {
     /// Reads the YAML file at `path`, then applies `overrides`: `KEY`, `VALUE`, `KEY`, `VALUE`, …
     ///
@@ -148,7 +151,11 @@ impl Config {
         match outcome {
             Ok(()) => Ok(()),
             Err(Refusal::Expected(expected)) => {
-                Err(Error::Config(format!("{place}: {name}: expected {expected}, got {} ({value})", value.kind())))
+                let mut got = value.clone().decoded().to_string();
+                if got.chars().count() > MAX_SHOWN {
+                    got = got.chars().take(MAX_SHOWN).chain(['…']).collect();
+                }
+                Err(Error::Config(format!("{place}: {name}: expected {expected}, got {got}")))
             }
             Err(Refusal::Unknown) => match other_keys::find(name) {
                 Some(other) => other

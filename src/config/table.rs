@@ -375,8 +375,6 @@ section! {
         keep_checkpoints: usize = 3;
         /// Minutes of training that a kill may lose: an epoch that lasts longer is saved in between.
         checkpoint_minutes: f64 = 2.0;
-        /// Largest part of the device's memory that a plan may take.
-        memory_fraction: f64 = 0.9;
         /// The synthetic data set.
         moving_shapes: MovingShapes = MovingShapes::default();
     }

@@ -122,7 +122,7 @@ pub(super) fn read_yaml(text: &str) -> Result<Value, String> {
         let line = error.location().map_or(String::new(), |l| format!("line {}, column {}: ", l.line(), l.column()));
         let message = error.without_snippet().to_string();
         // The parser repeats the place at the end, and names settings of its own; neither helps here.
-        let message = [" at line ", ", set DuplicateKeyPolicy"]
+        let message = [" at line ", ", set DuplicateKeyPolicy", "; use from_str_multiple"]
             .iter()
             .fold(message.as_str(), |m, end| m.split(end).next().unwrap_or(m));
         format!("{line}not valid YAML: {message}")

@@ -135,7 +135,7 @@ impl Buffer {
     /// page).
     pub fn zeroed(device: &Device, len_bytes: usize) -> Result<Buffer> {
         let out_of_memory =
-            || Error::Driver { op: "allocate".into(), message: format!("{len_bytes} bytes are not to be had") };
+            || Error::Driver { op: "allocate".into(), message: format!("there is no memory of {len_bytes} bytes") };
         Layout::from_size_align(len_bytes.max(1), ALIGNMENT_BYTES).map_err(|_| out_of_memory())?;
         let place = match device {
             // SAFETY: the layout has a non-zero size.

@@ -14,16 +14,19 @@ impl Device {
     /// | `simt` | the emulator, in builds with the feature `simt` |
     ///
     /// # Errors
-    /// [`Error::NoDevice`] for a device that cannot be used, [`Error::Config`] for any other word.
+    /// [`Error::NoDevice`] for a device that cannot be used, [`Error::Config`] for any other word, and for a
+    /// `VCYCLE_CPU_ISA` that this machine lacks.
     pub fn select(spec: &str) -> Result<(Device, String)> {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
-        let isa = || crate::device::cpu::Isa::chosen().map_or_else(|e| e.to_string(), |isa| isa.name().to_string());
-        let cpu = || format!("device: cpu, {} of {} cores, {}", rayon::current_num_threads(), cores(), isa());
+        let cpu = || -> Result<String> {
+            let isa = crate::device::cpu::Isa::chosen()?.name();
+            Ok(format!("device: cpu, {} of {} cores, {isa}", rayon::current_num_threads(), cores()))
+        };
         match spec {
-            "cpu" => Ok((Device::Cpu, cpu())),
+            "cpu" => Ok((Device::Cpu, cpu()?)),
             "auto" => match CudaDevice::open(0) {
                 Ok(device) => Ok((Device::Cuda(device.clone()), chosen(device.gpu()))),
-                Err(reason) => Ok((Device::Cpu, format!("{} ({reason})", cpu()))),
+                Err(reason) => Ok((Device::Cpu, format!("{} ({reason})", cpu()?))),
             },
             "simt" => {
                 check_emulator()?;

@@ -192,8 +192,11 @@ impl ModelConfig {
                 return refuse(format!("{key}: expected {p} numbers (one a pathway) in each stage, got {lists:?}"));
             }
         }
-        if self.spatial_strides.iter().chain(&self.spatial_dilations).flatten().any(|&v| v == 0) {
-            return refuse("RESNET.SPATIAL_STRIDES and SPATIAL_DILATIONS: must be at least 1".into());
+        let steps = || self.spatial_strides.iter().chain(&self.spatial_dilations).flatten();
+        if let Some(got) = steps().find(|step| !(1..=MAX_STEP).contains(*step)) {
+            return refuse(format!(
+                "RESNET.SPATIAL_STRIDES and SPATIAL_DILATIONS: expected 1 to {MAX_STEP}, got {got}"
+            ));
         }
         for (stage, counts) in self.num_block_temp_kernel.iter().enumerate() {
             if counts.iter().any(|&c| c > blocks[stage]) {
@@ -231,6 +234,9 @@ impl ModelConfig {
         Ok(())
     }
 }
+
+/// Largest stride and dilation, in pixels: beyond it no picture has a second tap.
+const MAX_STEP: usize = 1 << 14;
 
 fn blocks_of_depth(depth: usize) -> Option<[usize; 4]> {
     match depth {

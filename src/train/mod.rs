@@ -61,13 +61,14 @@ use log::Log;
 use step::Road;
 
 /// Keys that may differ between a run and its continuation: they change no number.
-const MAY_DIFFER: [&str; 8] = [
+const MAY_DIFFER: [&str; 9] = [
     "OUTPUT_DIR",
     "LOG_PERIOD",
     "TRAIN.CHECKPOINT_PERIOD",
     "DATA.PATH_TO_DATA_DIR",
     "DATA.PATH_PREFIX",
     "DATA_LOADER.NUM_WORKERS",
+    "VCYCLE.CACHE_GIB",
     "VCYCLE.KEEP_CHECKPOINTS",
     "VCYCLE.CHECKPOINT_MINUTES",
 ];
@@ -96,6 +97,9 @@ pub struct Trainer {
     log: Log,
     clock: Clock,
     eta: Eta,
+    start: Start,
+    /// Of the newest checkpoint.
+    saved_iteration: u64,
     /// Steps of the whole schedule.
     total_iterations: u64,
     state: State,
@@ -146,6 +150,8 @@ impl Trainer {
             sgd: setup::sgd_config(config),
             clock: Clock::resumed(state.wall_s, state.cpu_s),
             eta: Eta::default(),
+            start,
+            saved_iteration: state.iteration,
             total_iterations: 0,
             schedule,
             default_shape,

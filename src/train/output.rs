@@ -1,8 +1,9 @@
 //! OUTPUT_DIR: the files of one run, and the rule that a new run never writes over an old one.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -40,10 +41,14 @@ pub struct Summary {
     pub version: String,
 }
 
+const LOG: &str = "log.jsonl";
+
 /// The folder of a run.
 #[derive(Clone, Debug)]
 pub struct OutputDir {
     folder: PathBuf,
+    /// Locked as long as the run lives, so that two do not write over each other. `None` where folders have no locks.
+    _lock: Option<Arc<File>>,
 }
 
 impl OutputDir {
@@ -55,34 +60,42 @@ impl OutputDir {
         }
     }
 
+    fn lock(folder: &Path) -> Result<OutputDir> {
+        let file = File::open(folder).ok();
+        if let Some(Err(TryLockError::WouldBlock)) = file.as_ref().map(File::try_lock) {
+            return Err(Error::Config(format!("OUTPUT_DIR {}: another run is writing there", folder.display())));
+        }
+        Ok(OutputDir { folder: folder.to_path_buf(), _lock: file.map(Arc::new) })
+    }
+
     /// Makes the folder of a new run.
     ///
     /// # Errors
     /// [`Error::Config`] when it holds anything: an earlier run is not overwritten.
     pub fn create(folder: &Path) -> Result<OutputDir> {
-        fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
-        let mut entries = fs::read_dir(folder).map_err(|e| Error::io(folder, &e))?;
-        if entries.next().is_some() {
+        if !is_empty(folder)? {
             return Err(Error::Config(format!(
                 "OUTPUT_DIR {} is not empty: add --resume to go on with the run in it, or choose another folder \
                  (OUTPUT_DIR FOLDER), or delete it",
                 folder.display()
             )));
         }
-        Ok(OutputDir { folder: folder.to_path_buf() })
+        OutputDir::lock(folder)
     }
 
     /// The folder of a run that is to go on; made if there is none yet.
     ///
     /// # Errors
-    /// [`Error::Config`] when it holds something else than a run.
+    /// [`Error::Config`] when it holds something else than a run, and while another process runs it.
     pub fn reopen(folder: &Path) -> Result<OutputDir> {
-        let output = OutputDir { folder: folder.to_path_buf() };
-        if output.log().is_file() || folder.join("checkpoints").is_dir() {
-            return Ok(output);
+        // An empty one was stopped before it wrote anything, or never begun.
+        if is_empty(folder)? || folder.join(LOG).is_file() || folder.join("checkpoints").is_dir() {
+            return OutputDir::lock(folder);
         }
-        // Stopped before it wrote anything, or never begun.
-        OutputDir::create(folder)
+        Err(Error::Config(format!(
+            "OUTPUT_DIR {} holds something else than a run: there is nothing to resume; choose another folder",
+            folder.display()
+        )))
     }
 
     /// The folder itself.
@@ -97,7 +110,7 @@ impl OutputDir {
 
     /// Its log.
     pub fn log(&self) -> PathBuf {
-        self.folder.join("log.jsonl")
+        self.folder.join(LOG)
     }
 
     /// Writes the configuration as run.
@@ -111,6 +124,12 @@ impl OutputDir {
         let text = serde_json::to_vec_pretty(summary).map_err(|e| Error::io(&path, &e.into()))?;
         replace(&path, &text)
     }
+}
+
+/// Whether nothing lies in `folder`, which is made if it is not there.
+fn is_empty(folder: &Path) -> Result<bool> {
+    fs::create_dir_all(folder).map_err(|e| Error::io(folder, &e))?;
+    Ok(fs::read_dir(folder).map_err(|e| Error::io(folder, &e))?.next().is_none())
 }
 
 /// Writes a file under another name and renames it, so that there is always a whole one.

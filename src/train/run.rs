@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::log::{Epoch, Iteration, Line, Run};
 use super::step::StepResult;
-use super::{Eta, Evaluation, Progress, StepReport, Summary, Trainer};
+use super::{Eta, Evaluation, Progress, Start, StepReport, Summary, Trainer};
 use crate::checkpoint::{Checkpoint, State};
 use crate::clip::HostBatch;
 use crate::error::{Error, Result};
@@ -42,13 +42,15 @@ impl Trainer {
         self.begin(progress)?;
         let mut last_save = LastSave { at: Instant::now(), took: Duration::ZERO };
         while (self.state.epoch as usize) < self.schedule.max_epoch() {
-            if !self.train_epoch(&mut last_save, progress, stop)? {
+            let trained = self.train_epoch(&mut last_save, progress, stop);
+            if !self.saved_if_data_ended(trained, progress)? {
                 return self.interrupted(progress);
             }
             let mut evaluation = None;
             if self.schedule.is_eval_epoch(self.state.epoch as usize) {
                 let start = Instant::now();
-                evaluation = self.evaluate(progress, stop)?;
+                let evaluated = self.evaluate(progress, stop);
+                evaluation = self.saved_if_data_ended(evaluated, progress)?;
                 if evaluation.is_none() {
                     return self.interrupted(progress);
                 }
@@ -122,9 +124,13 @@ impl Trainer {
                 phase.splits
             ));
         }
-        if self.state.iteration > 0 {
-            let state = &self.state;
-            progress.message(&format!("resumed at iteration {}, epoch {}", state.iteration, state.epoch));
+        let State { iteration, epoch, .. } = self.state;
+        match self.start {
+            Start::Resume if iteration > 0 => {
+                progress.message(&format!("resumed at iteration {iteration}, epoch {epoch}"));
+            }
+            Start::Resume => progress.message("nothing was saved to resume from: the run begins anew"),
+            Start::New => {}
         }
     }
 
@@ -227,7 +233,7 @@ impl Trainer {
         if self.state.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW {
             return Ok(());
         }
-        Err(Error::Data(format!(
+        Err(Error::Diverged(format!(
             "the loss was not finite in {MAX_SKIPPED_IN_A_ROW} steps in a row, up to iteration {iteration}: lower \
              SOLVER.BASE_LR or lengthen SOLVER.WARMUP_EPOCHS; the clips are named in {}",
             self.output.log().display()
@@ -288,8 +294,22 @@ impl Trainer {
         let network = &self.road.network;
         let (model, momentum) = (network.state_dict()?, network.optimizer_state()?.momentum);
         self.store.save(&Checkpoint { state: self.state.clone(), model, momentum })?;
+        self.saved_iteration = self.state.iteration;
         *last_save = LastSave { at: Instant::now(), took: start.elapsed() };
         Ok(())
+    }
+
+    /// When the clips gave out (a disk that is gone, nothing to validate on), what was trained up to there is saved first.
+    fn saved_if_data_ended<T>(&mut self, result: Result<T>, progress: &mut dyn Progress) -> Result<T> {
+        if let Err(Error::Data(_)) = &result
+            && self.state.iteration > self.saved_iteration
+        {
+            match self.save(&mut LastSave { at: Instant::now(), took: Duration::ZERO }) {
+                Ok(()) => progress.message(&format!("saved at iteration {}", self.state.iteration)),
+                Err(error) => progress.message(&format!("warning: {error}")),
+            }
+        }
+        result
     }
 
     fn interrupted(&mut self, progress: &mut dyn Progress) -> Result<Outcome> {

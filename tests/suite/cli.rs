@@ -108,6 +108,10 @@ fn errors_are_one_line_and_exit_status_1() {
     let vcycle = |arguments: &[&str]| refusal(Command::new(env!("CARGO_BIN_EXE_vcycle")).args(arguments));
     contains(vcycle(&["train", "--cfg", "none.yaml"]), &["none.yaml", "No such file"]);
     contains(vcycle(&["train"]), &["required", "--cfg <FILE>"]);
+    contains(vcycle(&[]), &["expected a command: train, schedule, resample or devices"]);
+    contains(train(&["--threads", "0"]), &["--threads: expected 1 to"]);
+    contains(train(&["SOLVER.MAX_EPOCH", "-3"]), &["SOLVER.MAX_EPOCH: expected an integer >= 0, got -3"]);
+    contains(train(&["SOLVER.LRS", &"[".repeat(100_000)]), &["SOLVER.LRS: expected a list of numbers, got", "…"]);
     contains(train(&["SOLVER.BASE_LRR", "1"]), &["unknown key SOLVER.BASE_LRR", "SOLVER.BASE_LR"]);
     contains(train(&["SOLVER.BASE_LR"]), &["SOLVER.BASE_LR", "KEY VALUE"]);
     contains(train(&["SOLVER.BASE_LR", "-1"]), &["SOLVER.BASE_LR", "got -1"]);
@@ -123,6 +127,7 @@ fn errors_are_one_line_and_exit_status_1() {
     fs::create_dir(place.path("full")).unwrap();
     fs::write(place.path("full/notes"), "").unwrap();
     contains(train(&["OUTPUT_DIR", "full"]), &["full is not empty", "--resume"]);
+    contains(train(&["OUTPUT_DIR", "full", "--resume"]), &["full holds something else than a run"]);
     assert!(!place.path("runs").exists(), "a refused run leaves nothing");
 }
 
@@ -134,6 +139,7 @@ fn bad_list_files_are_named_with_their_line() {
     let data = ["TRAIN.DATASET", "kinetics", "DATA.PATH_TO_DATA_DIR", &folder_name, "DATA.RANDOM_FLIP", "True"];
     let message = || refusal(&mut place.train(&data));
     assert!(message().contains("train.csv: No such file"), "{}", message());
+    assert!(message().contains("DATA.PATH_TO_DATA_DIR must name the folder"), "{}", message());
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("a.mp4"), "no video").unwrap();
     for (list, expected) in [
@@ -153,6 +159,86 @@ fn bad_list_files_are_named_with_their_line() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr.lines().last().unwrap().contains("none of the 1 clips can be decoded"), "{stderr}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_named_pipe_is_no_video() {
+    let place = Place::new();
+    assert!(Command::new("mkfifo").arg(place.path("pipe.mp4")).status().unwrap().success());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vcycle"));
+    command.arg("resample").arg(place.path("pipe.mp4")).args(["--grid", "2,16", "--out", "/dev/null"]);
+    assert!(refusal(&mut command).contains("not a regular file"));
+}
+
+/// Readers that have gone, and outputs that take nothing.
+#[cfg(target_os = "linux")]
+#[test]
+fn nobody_needs_to_read_what_it_says() {
+    let place = Place::new();
+    let program = env!("CARGO_BIN_EXE_vcycle");
+    let status = |script: &str| {
+        let script = script.replace("vcycle", &format!("'{program}'"));
+        let mut shell = Command::new("bash");
+        let output = output(shell.current_dir(place.folder.path()).args(["-c", &format!("set -o pipefail; {script}")]));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(!stderr.contains("panicked"), "{script}: {stderr}");
+        (output.status.code(), stderr)
+    };
+    let schedule = "vcycle schedule --cfg tiny.yaml";
+    for command in ["vcycle devices", "vcycle --help", schedule, "vcycle schedule --cfg tiny.yaml --json"] {
+        // `head -0` may be gone before anything is written, or after.
+        assert_eq!(status(&format!("{command} | head -0")).0, Some(0), "{command}");
+        assert_eq!(status(&format!("{command} | (exec <&-; sleep 0.2)")).0, Some(0), "{command}");
+        let (code, stderr) = status(&format!("{command} > /dev/full"));
+        assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{command}: {stderr}");
+        assert!(stderr.contains("stdout: No space left"), "{stderr}");
+    }
+    assert_eq!(status("vcycle nonsense 2> /dev/full").0, Some(1));
+    let train = "vcycle train --cfg tiny.yaml --device cpu SOLVER.MAX_EPOCH 9";
+    assert_eq!(status(&format!("{train} OUTPUT_DIR a 2>&1 | head -0")).0, Some(0));
+    assert_eq!(status(&format!("{train} OUTPUT_DIR b 2> /dev/full")).0, Some(0));
+    assert!(place.losses("a").len() == 117 && place.losses("a") == place.losses("b"));
+}
+
+/// Training must not be lost because there is nothing to validate on.
+#[test]
+fn when_the_clips_give_out_what_was_trained_is_saved() {
+    let Some(data) = std::env::var_os("VCYCLE_TEST_DATA").map(PathBuf::from) else {
+        return println!("SKIPPED: VCYCLE_TEST_DATA is not set");
+    };
+    let place = Place::new();
+    let list = fs::read_to_string(data.join("train.csv")).unwrap();
+    let first: Vec<&str> = list.lines().filter(|l| !l.ends_with([' ', '4', '5'])).take(8).collect();
+    fs::write(place.path("train.csv"), first.join("\n")).unwrap();
+    fs::write(place.path("empty.mp4"), "").unwrap();
+    fs::write(place.path("val.csv"), place.path("empty.mp4").display().to_string() + " 0\n").unwrap();
+    let prefix = data.display().to_string();
+    let keys = ["TRAIN.DATASET", "kinetics", "DATA.PATH_TO_DATA_DIR", ".", "DATA.PATH_PREFIX", &prefix];
+    let more = ["TRAIN.EVAL_PERIOD", "1", "VCYCLE.CHECKPOINT_MINUTES", "100", "OUTPUT_DIR", "run"];
+    let arguments = [&keys[..], &more].concat();
+    for resume in [vec![], vec!["--resume"]] {
+        let output = output(&mut place.train(&[&arguments[..], &resume].concat()));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains("bad clip, left out") && !stderr.contains('\x1b'), "{stderr}");
+        assert!(stderr.ends_with("none of the validation clips can be decoded\n"), "{stderr}");
+        let iterations: Vec<u64> = place.checkpoints("run").iter().map(|c| c.state.iteration).collect();
+        assert_eq!(iterations, [2], "{stderr}");
+    }
+}
+
+#[test]
+fn two_runs_do_not_share_a_folder() {
+    let place = Place::new();
+    let mut child = place.train(&["OUTPUT_DIR", "run"]).stderr(Stdio::null()).spawn().unwrap();
+    wait_for(&place.path("run/log.jsonl"), 5);
+    let message = refusal(&mut place.train(&["OUTPUT_DIR", "run", "--resume"]));
+    assert!(message.contains("another run is writing there"), "{message}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (code, stderr) = finish(place.train(&["OUTPUT_DIR", "run", "--resume"]).spawn().unwrap());
+    assert_eq!(code, Some(0), "{stderr}");
 }
 
 #[test]

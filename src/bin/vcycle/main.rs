@@ -1,13 +1,18 @@
 //! The `vcycle` program: arguments, and one place where an error becomes a line on stderr and exit code 1.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod devices;
+mod out;
 mod progress;
 mod resample;
 mod schedule;
 mod train;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 /// Multigrid training of video networks on hand-written CUDA kernels.
@@ -36,8 +41,13 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(message) if !message.use_stderr() => {
             // --help and --version.
-            print!("{message}");
-            return ExitCode::SUCCESS;
+            return match out::stdout(&message.to_string()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error.to_string()),
+            };
+        }
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            return fail("expected a command: train, schedule, resample or devices; see --help");
         }
         Err(error) => return fail(&first_paragraph(&error.to_string())),
     };
@@ -51,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 fn fail(message: &str) -> ExitCode {
-    eprintln!("vcycle: {message}");
+    out::stderr(format_args!("vcycle: {message}"));
     ExitCode::FAILURE
 }
 
@@ -59,6 +69,7 @@ fn fail(message: &str) -> ExitCode {
 fn show_warnings() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("VCYCLE_LOG").unwrap_or_else(|_| "warn".into());
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = lines.with_ansi(std::io::stderr().is_terminal()).log_internal_errors(false);
     lines.without_time().with_target(false).init();
 }
 

@@ -6,6 +6,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use vcycle::train::log::Epoch;
 use vcycle::train::{Lines, Progress, StepReport, describe_epoch, describe_step};
 
+use super::out;
+
 /// A bar on a terminal, otherwise one line for every `period` steps.
 pub fn progress(period: usize) -> Box<dyn Progress> {
     match std::io::stderr().is_terminal() {
@@ -31,7 +33,7 @@ impl Bar {
 
 impl Progress for Bar {
     fn message(&mut self, text: &str) {
-        self.0.suspend(|| eprintln!("{text}"));
+        self.0.suspend(|| out::stderr(text));
     }
 
     fn step(&mut self, report: &StepReport<'_>) {
@@ -43,6 +45,6 @@ impl Progress for Bar {
     }
 
     fn epoch(&mut self, epoch: &Epoch, total_epochs: u64) {
-        self.0.suspend(|| eprintln!("{}", describe_epoch(epoch, total_epochs)));
+        self.0.suspend(|| out::stderr(describe_epoch(epoch, total_epochs)));
     }
 }

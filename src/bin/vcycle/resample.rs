@@ -11,10 +11,12 @@ use vcycle::ops::resample::{self, Axis, ClipGrid, Filter, Pathway, Resample, Sou
 use vcycle::shape::ActivationShape;
 use vcycle::{Error, Result};
 
+use super::out;
+
 /// Pixels between the pictures of a sheet.
 const GAP_PX: usize = 2;
 /// Most pixels of a sheet.
-const MAX_SHEET_PIXELS: usize = 256 << 20;
+const MAX_SHEET_PIXELS: usize = 64 << 20;
 
 /// Arguments of `vcycle resample`.
 #[derive(clap::Args)]
@@ -57,8 +59,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let frames = video.frames(&request.source_frames(video.info()))?;
     let pictures = on_device(&device, frames, &request)?;
     write_sheet(&arguments.out, &pictures, &request)?;
-    report(&arguments, video.info(), &request, &chosen);
-    Ok(())
+    report(&arguments, video.info(), &request, &chosen)
 }
 
 impl Request {
@@ -160,9 +161,9 @@ fn write_sheet(path: &Path, pictures: &[f32], request: &Request) -> Result<()> {
     write(encoder).map_err(|e| Error::Io { path: path.display().to_string(), message: e.to_string() })
 }
 
-fn report(arguments: &Arguments, info: &VideoInfo, request: &Request, chosen: &str) {
+fn report(arguments: &Arguments, info: &VideoInfo, request: &Request, chosen: &str) -> Result<()> {
     if arguments.json {
-        eprintln!("{chosen}");
+        out::stderr(chosen);
         let object = serde_json::json!({
             "codec": info.codec,
             "width": info.width_px,
@@ -172,19 +173,20 @@ fn report(arguments: &Arguments, info: &VideoInfo, request: &Request, chosen: &s
             "decoder": info.decoder,
             "grid": [request.frames, request.side_px],
         });
-        println!("{object}");
-    } else {
-        println!("{chosen}");
-        println!(
-            "{}: {} {}x{}, {} frames, {:.3} fps, decoded by {}",
-            arguments.file.display(),
-            info.codec,
-            info.width_px,
-            info.height_px,
-            info.num_frames,
-            info.fps,
-            info.decoder
-        );
-        println!("{}: {} frames of {side}x{side}", arguments.out.display(), request.frames, side = request.side_px);
+        return out::stdout(&format!("{object}\n"));
     }
+    let (video, sheet) = (arguments.file.display(), arguments.out.display());
+    out::stdout(&format!(
+        "{chosen}\n\
+         {video}: {} {}x{}, {} frames, {:.3} fps, decoded by {}\n\
+         {sheet}: {} frames of {side}x{side}\n",
+        info.codec,
+        info.width_px,
+        info.height_px,
+        info.num_frames,
+        info.fps,
+        info.decoder,
+        request.frames,
+        side = request.side_px
+    ))
 }

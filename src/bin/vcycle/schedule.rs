@@ -1,12 +1,13 @@
 //! `vcycle schedule`: the shapes, rates and cost of a run, without data and without a device.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 use vcycle::config::{Config, Dataset, NormType};
 use vcycle::multigrid::{Cost, Phase, Schedule};
 use vcycle::{Error, Result};
+
+use super::out;
 
 /// Clips of Kinetics-400's training set, for want of a list file.
 const KINETICS_CLIPS: usize = 240_000;
@@ -36,31 +37,23 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let config = Config::load(&arguments.cfg, &arguments.overrides)?;
     let schedule = Schedule::new(&config)?;
     for warning in schedule.warnings() {
-        eprintln!("warning: {warning}");
+        out::stderr(format_args!("warning: {warning}"));
     }
     if let Err(reason) = config.check_trainable() {
-        eprintln!("note: `vcycle train` would refuse this configuration: {reason}");
+        out::stderr(format_args!("note: `vcycle train` would refuse this configuration: {reason}"));
     }
     if let Some(path) = &arguments.plot {
         std::fs::write(path, schedule.to_svg()?).map_err(|e| Error::io(path, &e))?;
-        eprintln!("drawn: {}", path.display());
+        out::stderr(format_args!("drawn: {}", path.display()));
     }
     if arguments.json {
-        return print(&format!("{}\n", to_json(&schedule)));
+        return out::stdout(&format!("{}\n", to_json(&schedule)));
     }
     let (num_clips, source) = training_clips(&arguments, &config);
     for warning in Cost::of(&schedule, &config, num_clips).warnings(&schedule) {
-        eprintln!("warning: {warning}");
+        out::stderr(format_args!("warning: {warning}"));
     }
-    print(&report(&config, &schedule, num_clips, &source))
-}
-
-/// To stdout; a reader that has seen enough is no failure.
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("stdout", &error)),
-        _ => Ok(()),
-    }
+    out::stdout(&report(&config, &schedule, num_clips, &source))
 }
 
 fn to_json(schedule: &Schedule) -> serde_json::Value {

@@ -13,6 +13,9 @@ use vcycle::{Error, Result};
 /// Exit status of a run that was stopped by Ctrl-C or SIGTERM, after it saved: 128 + SIGINT, as shells count.
 const STOPPED: u8 = 130;
 
+/// Most threads that may be asked for: more than any machine has cores.
+const MAX_THREADS: usize = 1024;
+
 /// Arguments of `vcycle train`.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -38,6 +41,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let config = Config::load(&arguments.cfg, &arguments.overrides)?;
     config.check_trainable()?;
     if let Some(threads) = arguments.threads {
+        if !(1..=MAX_THREADS).contains(&threads) {
+            return Err(Error::Config(format!("--threads: expected 1 to {MAX_THREADS}, got {threads}")));
+        }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build_global().map_err(|e| Error::Config(format!("--threads {threads}: {e}")))?;
     }
@@ -81,7 +87,7 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
         if shared.swap(true, Ordering::Relaxed) {
             std::process::exit(STOPPED.into());
         }
-        eprintln!("stopping after this step; once more to stop at once");
+        super::out::stderr("stopping after this step; once more to stop at once");
     })
     .map_err(|e| Error::Config(format!("cannot catch Ctrl-C: {e}")))?;
     Ok(flag)

@@ -74,14 +74,15 @@ impl Video {
     pub fn open(path: impl AsRef<Path>, options: &DecodeOptions) -> Result<Video> {
         let path = path.as_ref();
         let refuse = |message: String| Error::Decode { path: path.display().to_string(), message };
-        let mut file = File::open(path).map_err(|e| Error::io(path, &e))?;
-        let metadata = file.metadata().map_err(|e| Error::io(path, &e))?;
+        // Asked before opening: to open a named pipe is to wait for whoever writes it.
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, &e))?;
         if !metadata.is_file() {
             return Err(refuse("not a regular file".into()));
         }
         if metadata.len() == 0 {
             return Err(refuse("the file is empty (0 bytes)".into()));
         }
+        let mut file = File::open(path).map_err(|e| Error::io(path, &e))?;
         let built_in = match options.backend {
             Backend::Ffmpeg => Err(String::new()),
             Backend::Auto | Backend::BuiltIn => match mp4::read_video_tracks(&mut file) {

@@ -2,7 +2,7 @@
 
 use super::{Network, PathwayInput, flat};
 use crate::device::{Buffer, DType, Slice, Tensor};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::pathways::slow_pathway_indices;
 use crate::model::plan::{Mode, Place, Plan};
 use crate::shape::StepShape;
@@ -13,6 +13,17 @@ pub(super) struct PreparedStep {
     pub tensors: Vec<Tensor>,
     pub inputs: Vec<PathwayInput>,
     pub labels: Slice,
+}
+
+/// The memory for the largest of `plans` is not to be had.
+fn too_large(plans: &[Plan], error: &Error) -> Error {
+    let bytes = |p: &Plan| p.arena_bytes + p.workspace_bytes;
+    let largest = plans.iter().max_by_key(|p| bytes(p)).map_or(String::new(), |p| {
+        let gib = bytes(p) as f64 / (1u64 << 30) as f64;
+        format!(": {:?} at {} (clips x frames x crop) needs {gib:.1} GiB", p.mode, p.shape)
+    });
+    let message = format!("{error}{largest}; choose a smaller batch, crop or clip length");
+    Error::Driver { op: "network".into(), message }
 }
 
 impl Network {
@@ -38,8 +49,9 @@ impl Network {
         // The old memory goes first, so that both are never held at once.
         self.steps.clear();
         self.workspace = flat(&device, 0)?;
-        self.workspace = flat(&device, largest(&|p| p.workspace_bytes.div_ceil(4)))?;
-        let arena = Buffer::zeroed(&device, largest(&|p| p.arena_bytes))?;
+        let too_large = |error| too_large(&plans, &error);
+        self.workspace = flat(&device, largest(&|p| p.workspace_bytes.div_ceil(4))).map_err(&too_large)?;
+        let arena = Buffer::zeroed(&device, largest(&|p| p.arena_bytes)).map_err(&too_large)?;
         let labels = Buffer::zeroed(&device, largest(&|p| p.shape.clips * 4))?;
         let inputs = (0..self.model.num_pathways())
             .map(|i| Buffer::zeroed(&device, largest(&|p| p.input_bytes(i))))
