@@ -49,10 +49,12 @@ test-long: ## fuzzing, kill series, training comparisons: hours, run by hand, le
 	scripts/compare_training.py
 
 .PHONY: lint
-lint: ## formatting, clippy, licences of the dependencies, the optional cust feature
+lint: ## formatting, clippy, where unsafe lives, licences of the dependencies, the optional cust feature
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --lib --no-default-features -- -D warnings
+	@! grep -rnE '\bunsafe (fn|impl|extern)|\bunsafe \{' src build --include='*.rs' | grep -v '^src/device/' \
+		|| { echo "lint: unsafe outside of src/device"; exit 1; }
 	DOCS_RS=1 cargo check --quiet --features cust
 	python3 scripts/licences.py
 

@@ -23,14 +23,14 @@ impl ActivationShape {
         ActivationShape { n, t, h, w, c }
     }
 
-    /// Positions, `n * t * h * w`.
+    /// Positions, `n * t * h * w`; `usize::MAX` where that is too large to count, so that no memory seems to suffice.
     pub const fn num_positions(&self) -> usize {
-        self.n * self.t * self.h * self.w
+        self.n.saturating_mul(self.t).saturating_mul(self.h).saturating_mul(self.w)
     }
 
-    /// Elements, `n * t * h * w * c`.
+    /// Elements, `n * t * h * w * c`; likewise.
     pub const fn num_elements(&self) -> usize {
-        self.num_positions() * self.c
+        self.num_positions().saturating_mul(self.c)
     }
 
     /// The same positions with `c` channels.

@@ -73,6 +73,9 @@ pub(super) fn driver_error(op: &str, error: DriverError) -> Error {
 
 /// Turns a panic of `call` into [`Error::NoDevice`]: cudarc panics where a driver lacks a symbol.
 fn without_panics<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    // One at a time: two that take and put back the hook of the process at once could leave it silent.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(|p| p.into_inner());
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let outcome = catch_unwind(AssertUnwindSafe(call));

@@ -48,13 +48,14 @@ impl<'a> HostWrite<'a> {
     }
 }
 
-enum Guard<'a> {
+pub(super) enum Guard<'a> {
     Read { _guard: RwLockReadGuard<'a, ()> },
     Write { _guard: RwLockWriteGuard<'a, ()> },
 }
 
 /// Runs `op` with host slices of `reads` and `writes`. Waits for other ops that use the same buffers; must not be
-/// nested on the same buffer.
+/// nested on the same buffer. Ops that share a buffer must not be called from several tasks of one rayon pool either: a
+/// thread that waits inside one op may be given the other, which then waits for it for ever.
 ///
 /// # Errors
 /// A slice that is not in host memory, and a written slice that overlaps any other non-empty slice.
@@ -63,8 +64,9 @@ pub fn with_host<const R: usize, const W: usize, O>(
     writes: [&Slice; W],
     op: impl FnOnce([HostRead<'_>; R], [HostWrite<'_>; W]) -> Result<O>,
 ) -> Result<O> {
+    check_on_host(&reads, &writes)?;
     check_overlap(&reads, &writes)?;
-    let _guards = lock_all(&reads, &writes)?;
+    let _guards = lock_all(&reads, &writes);
     // SAFETY (both): the locks of all buffers are held until `op` returns, and written ranges overlap nothing.
     let read = reads.map(|s| unsafe { host_read(s) });
     let write = writes.map(|s| unsafe { host_write(s) });
@@ -80,8 +82,9 @@ pub fn with_host_lists<O>(
     writes: &[&Slice],
     op: impl FnOnce(Vec<HostRead<'_>>, Vec<HostWrite<'_>>) -> Result<O>,
 ) -> Result<O> {
+    check_on_host(reads, writes)?;
     check_overlap(reads, writes)?;
-    let _guards = lock_all(reads, writes)?;
+    let _guards = lock_all(reads, writes);
     // SAFETY (both): as in `with_host`.
     let read = reads.iter().map(|s| unsafe { host_read(s) }).collect();
     let write = writes.iter().map(|s| unsafe { host_write(s) }).collect();
@@ -106,7 +109,7 @@ unsafe fn host_write<'a>(slice: &'a Slice) -> HostWrite<'a> {
 }
 
 fn start(slice: &Slice) -> *mut u8 {
-    let Some(host) = slice.buffer.memory.host() else { unreachable!("`lock_all` takes host memory only") };
+    let Some(host) = slice.buffer.memory.host() else { unreachable!("`check_on_host` lets host memory pass only") };
     // SAFETY: the offset lies inside the allocation; checked when the slice was made.
     unsafe { host.as_ptr().add(slice.offset_bytes) }
 }
@@ -134,14 +137,19 @@ pub(super) fn check_overlap(reads: &[&Slice], writes: &[&Slice]) -> Result<()> {
     Ok(())
 }
 
-fn lock_all<'a>(reads: &[&'a Slice], writes: &[&'a Slice]) -> Result<Vec<Guard<'a>>> {
+fn check_on_host(reads: &[&Slice], writes: &[&Slice]) -> Result<()> {
+    match reads.iter().chain(writes).find(|slice| *slice.device() != Device::Cpu) {
+        None => Ok(()),
+        Some(slice) => Err(Error::unsupported("host access", format!("the memory is on {}", slice.device()))),
+    }
+}
+
+/// Locks the buffers, those written exclusively, until the result is dropped.
+pub(super) fn lock_all<'a>(reads: &[&'a Slice], writes: &[&'a Slice]) -> Vec<Guard<'a>> {
     let mut wanted: Vec<(&'a Memory, bool)> = Vec::with_capacity(reads.len() + writes.len());
     let all = reads.iter().map(|s| (s, false)).chain(writes.iter().map(|s| (s, true)));
     for (slice, is_written) in all {
         let memory: &'a Memory = &slice.buffer.memory;
-        if memory.device != Device::Cpu {
-            return Err(Error::unsupported("host access", format!("the memory is on {:?}", memory.device)));
-        }
         match wanted.iter_mut().find(|(m, _)| std::ptr::eq(*m, memory)) {
             Some(entry) => entry.1 |= is_written,
             None => wanted.push((memory, is_written)),
@@ -150,11 +158,11 @@ fn lock_all<'a>(reads: &[&'a Slice], writes: &[&'a Slice]) -> Result<Vec<Guard<'
     // One order for everybody, so that two ops cannot wait for each other.
     wanted.sort_by_key(|(memory, _)| std::ptr::from_ref(*memory));
     // A poisoned lock only says that an op panicked; the numbers in the buffer are still numbers.
-    Ok(wanted
+    wanted
         .into_iter()
         .map(|(memory, is_written)| match is_written {
             true => Guard::Write { _guard: memory.lock.write().unwrap_or_else(|p| p.into_inner()) },
             false => Guard::Read { _guard: memory.lock.read().unwrap_or_else(|p| p.into_inner()) },
         })
-        .collect())
+        .collect()
 }

@@ -17,9 +17,9 @@ pub struct LaunchConfig {
     pub shared_bytes: u32,
 }
 
-/// Launches `kernel` on `stream`; `op` names it in errors. `arguments` hold the bytes of its parameters in order, each of the very size of the
-/// kernel's own type: as a rule one plain struct by value (`bytemuck::bytes_of`), after it tensor maps, if any. They are
-/// copied before the call returns.
+/// Launches `kernel` on `stream`; `op` names it in errors. `arguments` hold the bytes of its parameters in order, each of
+/// the very size of the kernel's own type: as a rule one plain struct by value (`bytemuck::bytes_of`), after it tensor
+/// maps, if any. They are copied before the call returns.
 ///
 /// With `VCYCLE_SYNC=1` in the environment every launch is waited for, so that an error names the op that caused it.
 ///
@@ -107,7 +107,10 @@ pub(crate) fn run<P: bytemuck::Pod>(
         slice.check_device(stream.device(), op)?;
     }
     super::host_access::check_overlap(reads, writes)?;
+    // The emulator works on host memory, which another thread could read or write meanwhile.
+    let _guards = (*stream.device() == Device::Simt).then(|| super::host_access::lock_all(reads, writes));
     // SAFETY: kernels and their params are parts of this crate: sizes are asserted on both sides, and an op checks its
-    // shapes against the lengths of these slices before it comes here. Buffers outlive queued work, because freeing waits.
+    // shapes against the lengths of these slices before it comes here. Buffers outlive queued work, because freeing waits;
+    // on the emulator they are locked until it is done.
     unsafe { launch(stream, op, kernel, config, &[bytemuck::bytes_of(params)]) }
 }

@@ -91,6 +91,11 @@ impl Pinned {
         }
     }
 
+    /// The end of the last copy that uses this memory.
+    pub(super) fn last_copy(&self) -> Option<&Event> {
+        self.last_copy.as_ref()
+    }
+
     /// `event` comes after a copy that uses this memory.
     pub(super) fn used_until(&mut self, event: Event) {
         self.last_copy = Some(event);

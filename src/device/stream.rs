@@ -56,6 +56,7 @@ impl Stream {
         self.check_copy("upload", from, to)?;
         let len = to.len_bytes();
         let Some(stream) = &self.cuda else { return to.write_bytes(&from.bytes()?[..len]) };
+        self.wait_for_copies(from)?;
         stream.context().bind_to_thread().map_err(|e| driver_error("upload", e))?;
         // SAFETY: both ranges were checked and lie in live allocations. `from` is kept untouched until the event recorded
         // below has passed, also by its drop; freeing `to` waits for the device.
@@ -70,6 +71,7 @@ impl Stream {
         self.check_copy("download", to, from)?;
         let len = from.len_bytes();
         let Some(stream) = &self.cuda else { return from.read_bytes(&mut to.bytes_mut()?[..len]) };
+        self.wait_for_copies(to)?;
         stream.context().bind_to_thread().map_err(|e| driver_error("download", e))?;
         // SAFETY: as in `upload`, with the roles exchanged.
         unsafe { result::memcpy_dtoh_async(&mut to.raw_bytes_mut()[..len], from.address(), stream.cu_stream()) }
@@ -97,6 +99,11 @@ impl Stream {
     /// Marks this point of the stream.
     pub fn record(&self) -> Result<Event> {
         Event::record(self)
+    }
+
+    /// `pinned` remembers one copy: the next, perhaps of another stream, has to come after it.
+    fn wait_for_copies(&self, pinned: &Pinned) -> Result<()> {
+        pinned.last_copy().map_or(Ok(()), |event| self.wait(event))
     }
 
     fn check_copy(&self, op: &'static str, pinned: &Pinned, slice: &Slice) -> Result<()> {

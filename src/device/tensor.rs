@@ -18,7 +18,7 @@ impl Tensor {
     /// A new zeroed tensor with memory of its own and no gaps.
     pub fn zeroed(device: &Device, dtype: DType, shape: ActivationShape) -> Result<Tensor> {
         let len = shape.num_elements();
-        let memory = Buffer::zeroed(device, len * dtype.size_bytes())?.slice_of(dtype, 0, len)?;
+        let memory = Buffer::zeroed(device, len.saturating_mul(dtype.size_bytes()))?.slice_of(dtype, 0, len)?;
         Tensor::new(memory, shape, shape.c)
     }
 

@@ -129,3 +129,28 @@ fn kernels_are_compiled_for_both_architectures() {
         assert_eq!(kernel.archs, ["sm_80", "sm_90a", "compute_80"], "{name}");
     }
 }
+
+/// Nobody sees a buffer while an emulated kernel is writing it: the emulator works on the host's memory.
+#[cfg(feature = "simt")]
+#[test]
+fn reading_waits_for_an_emulated_kernel() {
+    use vcycle::device::{DType, Tensor};
+    use vcycle::ops::resize;
+    use vcycle::shape::ActivationShape;
+    let (device, shape) = (Device::Simt, ActivationShape::new(1, 4, 16, 16, 8));
+    let input = Tensor::from_host(&device, shape, &vec![1f32; shape.num_elements()]).unwrap();
+    let output = Tensor::zeroed(&device, DType::F32, shape).unwrap();
+    let zeros = vec![0f32; shape.num_elements()];
+    std::thread::scope(|scope| {
+        let kernels = scope.spawn(|| {
+            for _ in 0..20 {
+                resize::forward(&device.stream().unwrap(), false, &input, &output).unwrap();
+                output.memory().write(&zeros).unwrap();
+            }
+        });
+        while !kernels.is_finished() {
+            let seen = output.read::<f32>().unwrap();
+            assert!(seen.iter().all(|&v| v == seen[0]), "half of a kernel's output");
+        }
+    });
+}

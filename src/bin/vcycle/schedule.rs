@@ -12,6 +12,9 @@ use super::out;
 /// Clips of Kinetics-400's training set, for want of a list file.
 const KINETICS_CLIPS: usize = 240_000;
 
+/// Most clips that may be asked for: with all epochs and shapes, their numbers still count exactly.
+const MAX_CLIPS: usize = 1 << 40;
+
 /// Arguments of `vcycle schedule`.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -34,6 +37,9 @@ pub struct Arguments {
 
 /// Runs it.
 pub fn run(arguments: Arguments) -> Result<()> {
+    if let Some(clips) = arguments.clips.filter(|clips| !(1..=MAX_CLIPS).contains(clips)) {
+        return Err(Error::Config(format!("--clips: expected 1 to {MAX_CLIPS}, got {clips}")));
+    }
     let config = Config::load(&arguments.cfg, &arguments.overrides)?;
     let schedule = Schedule::new(&config)?;
     for warning in schedule.warnings() {
@@ -86,8 +92,9 @@ fn training_clips(arguments: &Arguments, config: &Config) -> (usize, String) {
         return (config.vcycle.moving_shapes.num_train_clips, "VCYCLE.MOVING_SHAPES.NUM_TRAIN_CLIPS".into());
     }
     let list = Path::new(&config.data.path_to_data_dir).join("train.csv");
-    if let Ok(text) = std::fs::read_to_string(&list) {
-        return (text.lines().filter(|line| !line.trim().is_empty()).count(), list.display().to_string());
+    if let Ok(text) = std::fs::read(&list) {
+        let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+        return (lines.count(), list.display().to_string());
     }
     (KINETICS_CLIPS, "about those of Kinetics-400, assumed: there is no train.csv; --clips N says otherwise".into())
 }
@@ -228,7 +235,7 @@ fn table(rows: Vec<Vec<String>>) -> String {
 
 /// Four significant digits, without trailing zeros.
 fn short(value: f64) -> String {
-    let digits = (3 - value.abs().log10().floor() as i32).clamp(0, 12) as usize;
+    let digits = (3.0 - value.abs().log10().floor()).clamp(0.0, 12.0) as usize;
     let text = format!("{value:.digits$}");
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
 }

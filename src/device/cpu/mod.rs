@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `dispatch` | how a kernel is entered with its instruction set, memory that tasks share |
 //! | `isa` | which instruction set is used, chosen at run time |
 //! | `vector` | the few vector operations that kernels need, for each instruction set |
 //! | `tap_sum` | `c[row] += sum over taps of a[row, tap] B[tap]`: forward and input gradient |
@@ -12,11 +13,14 @@
 //! The functions here are safe to call: they check every range before a kernel runs on raw pointers. Each sum has one
 //! fixed order for a given instruction set, whatever the number of threads.
 
+mod dispatch;
 mod isa;
 mod outer_sum;
 mod tap_pairs;
 mod tap_sum;
 mod tap_tile;
+#[cfg(test)]
+mod tests;
 mod transpose;
 mod vector;
 

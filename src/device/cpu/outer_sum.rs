@@ -6,7 +6,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Isa;
-use super::vector::{Portable, Vector};
+use super::dispatch::{SharedMut, by_rows, tiles_by_instruction_set};
+use super::vector::Vector;
 
 /// Most rows of a tile: accumulators, columns and a factor fit the registers.
 const fn max_tile_rows(isa: Isa) -> usize {
@@ -65,20 +66,6 @@ pub struct OuterSum<'a> {
     pub runs: &'a FindRuns<'a>,
 }
 
-/// `acc` is shared by tasks that write disjoint parts of it.
-#[derive(Clone, Copy)]
-struct SharedMut(*mut f32);
-// SAFETY: each task writes only its own split, taps and columns.
-unsafe impl Send for SharedMut {}
-// SAFETY: as above.
-unsafe impl Sync for SharedMut {}
-
-impl SharedMut {
-    fn get(self) -> *mut f32 {
-        self.0
-    }
-}
-
 impl OuterSum<'_> {
     /// Blocks of columns of all taps: what a task takes several of.
     pub fn num_column_blocks(isa: Isa, taps: usize, columns: usize) -> usize {
@@ -91,9 +78,10 @@ impl OuterSum<'_> {
     /// Where `acc` has not the size of all sums, or a run lies outside the operands or its chunk.
     pub fn run(&self, acc: &mut [f32]) {
         assert!(Isa::available().contains(&self.isa), "the processor has the instruction set");
-        let split_len = self.rows * self.taps * self.columns;
-        assert_eq!(acc.len(), self.chunks.len() * split_len, "sums for each split");
-        let shared = SharedMut(acc.as_mut_ptr());
+        // Saturating, here and in the checks below: a size too large for its type must not wrap around and pass.
+        let split_len = self.rows.saturating_mul(self.taps).saturating_mul(self.columns);
+        assert_eq!(acc.len(), self.chunks.len().saturating_mul(split_len), "sums for each split");
+        let shared = SharedMut::new(acc);
         let num_blocks = Self::num_column_blocks(self.isa, self.taps, self.columns);
         let tasks = self.column_tasks.clamp(1, num_blocks);
         (0..self.chunks.len() * tasks).into_par_iter().for_each_init(Copies::default, |copies, task| {
@@ -125,6 +113,7 @@ impl OuterSum<'_> {
         let width = (TILE_VECTORS * lanes).min(self.columns - column);
         if copies.tap != Some(tap) {
             (self.runs)(lines.clone(), tap, &mut copies.runs);
+            copies.runs.retain(|run| run.count > 0);
             self.check(&copies.runs, lines);
             copies.tap = Some(tap);
         }
@@ -132,7 +121,7 @@ impl OuterSum<'_> {
         if copies_columns {
             copies.copy_columns(self, column, width);
         }
-        let num_positions = lines.len() * self.line;
+        let num_positions = self.positions(lines).len();
         let acc_pitch = self.taps * self.columns;
         for rows in self.tiles() {
             let (dy, dy_step, skipped) = match copies.has_rows {
@@ -162,11 +151,18 @@ impl OuterSum<'_> {
         }
     }
 
+    fn positions(&self, lines: &Range<usize>) -> Range<usize> {
+        lines.start.saturating_mul(self.line)..lines.end.saturating_mul(self.line)
+    }
+
+    /// Panics unless the positions of `runs`, none of which is empty, are of `lines` and meet `x`.
     fn check(&self, runs: &[Run], lines: &Range<usize>) {
-        let positions = lines.start * self.line..lines.end * self.line;
-        for run in runs.iter().filter(|r| r.count > 0) {
-            assert!(run.x + (run.count - 1) * self.x_step + self.columns <= self.x.len(), "runs lie inside x");
-            assert!(positions.start <= run.position && run.position + run.count <= positions.end, "runs of the chunk");
+        let positions = self.positions(lines);
+        for run in runs {
+            let last = run.x.saturating_add((run.count - 1).saturating_mul(self.x_step));
+            assert!(last.saturating_add(self.columns) <= self.x.len(), "runs lie inside x");
+            let end = run.position.saturating_add(run.count);
+            assert!(positions.start <= run.position && end <= positions.end, "runs of the chunk");
         }
     }
 }
@@ -187,8 +183,8 @@ struct Copies {
 impl Copies {
     /// Turns to another chunk, of which `readers` blocks of columns will be formed.
     fn start(&mut self, sum: &OuterSum, lines: &Range<usize>, readers: usize) {
-        let positions = lines.start * sum.line..lines.end * sum.line;
-        let end = positions.end.saturating_sub(1) * sum.dy_step + sum.rows;
+        let positions = sum.positions(lines);
+        let end = positions.end.saturating_sub(1).saturating_mul(sum.dy_step).saturating_add(sum.rows);
         assert!(positions.is_empty() || end <= sum.dy.len(), "positions lie inside dy");
         self.tap = None;
         self.has_rows = readers >= MIN_READERS;
@@ -289,59 +285,30 @@ unsafe fn tile<X: Vector, const R: usize, const V: usize>(tile: &Tile) {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn tile_avx512<const R: usize, const V: usize>(t: &Tile) {
-    unsafe { tile::<std::arch::x86_64::__m512, R, V>(t) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn tile_avx2<const R: usize, const V: usize>(t: &Tile) {
-    unsafe { tile::<std::arch::x86_64::__m256, R, V>(t) }
-}
-
-unsafe fn tile_portable<const R: usize, const V: usize>(t: &Tile) {
-    unsafe { tile::<Portable, R, V>(t) }
-}
+tiles_by_instruction_set!();
 
 /// Calls the kernel for `rows` (at most 14) and `num_vectors`.
 ///
 /// # Safety
 /// As [`tile`], and the processor has `isa`.
 unsafe fn run_tile(isa: Isa, rows: usize, num_vectors: usize, t: &Tile) {
-    macro_rules! by_rows {
+    macro_rules! tile {
         ($kernel:ident, $v:literal) => {
-            match rows {
-                1 => $kernel::<1, $v>(t),
-                2 => $kernel::<2, $v>(t),
-                3 => $kernel::<3, $v>(t),
-                4 => $kernel::<4, $v>(t),
-                5 => $kernel::<5, $v>(t),
-                6 => $kernel::<6, $v>(t),
-                7 => $kernel::<7, $v>(t),
-                8 => $kernel::<8, $v>(t),
-                9 => $kernel::<9, $v>(t),
-                10 => $kernel::<10, $v>(t),
-                11 => $kernel::<11, $v>(t),
-                12 => $kernel::<12, $v>(t),
-                13 => $kernel::<13, $v>(t),
-                _ => $kernel::<14, $v>(t),
-            }
+            by_rows!($kernel, rows, $v, t, [1 2 3 4 5 6 7 8 9 10 11 12 13 14])
         };
     }
     unsafe {
         match (isa, num_vectors) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, 1) => by_rows!(tile_avx512, 1),
+            (Isa::Avx512, 1) => tile!(tile_avx512, 1),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, _) => by_rows!(tile_avx512, 2),
+            (Isa::Avx512, _) => tile!(tile_avx512, 2),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, 1) => by_rows!(tile_avx2, 1),
+            (Isa::Avx2, 1) => tile!(tile_avx2, 1),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, _) => by_rows!(tile_avx2, 2),
-            (_, 1) => by_rows!(tile_portable, 1),
-            (_, _) => by_rows!(tile_portable, 2),
+            (Isa::Avx2, _) => tile!(tile_avx2, 2),
+            (_, 1) => tile!(tile_portable, 1),
+            (_, _) => tile!(tile_portable, 2),
         }
     }
 }

@@ -2,17 +2,16 @@
 //! products of column `c` with every `2 j + i`-th `k`; a row gives two neighbouring values to all lanes by one 64-bit
 //! broadcast, so no lane is idle. The two sums of a column are added at the end.
 
-use super::tap_tile::{MAX_TILE_ROWS, Tile};
+use super::tap_tile::Tile;
 
 #[cfg(target_arch = "x86_64")]
 use super::tap_tile::TileInit;
 
-/// Calls the kernel for `rows`, at most [`MAX_TILE_ROWS`].
+/// Calls the kernel for `rows`, 1 to 8.
 ///
 /// # Safety
 /// As `run_tile`, with `b` packed in pairs, and the processor has AVX-512.
 pub(super) unsafe fn run_pairs(rows: usize, t: &Tile) {
-    debug_assert!(rows <= MAX_TILE_ROWS);
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the caller's duty.
     unsafe {
@@ -24,11 +23,12 @@ pub(super) unsafe fn run_pairs(rows: usize, t: &Tile) {
             5 => tile_pairs::<5>(t),
             6 => tile_pairs::<6>(t),
             7 => tile_pairs::<7>(t),
-            _ => tile_pairs::<8>(t),
+            8 => tile_pairs::<8>(t),
+            other => unreachable!("a tile of {other} rows"),
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = t;
+    let _ = (rows, t);
 }
 
 /// # Safety

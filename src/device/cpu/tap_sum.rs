@@ -7,6 +7,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Isa;
+use super::dispatch::SharedMut;
 use super::tap_pairs::run_pairs;
 use super::tap_tile::{Tile, TileInit, max_vectors, run_tile, tile_rows};
 
@@ -42,26 +43,28 @@ pub struct Grid {
 
 impl Grid {
     fn num_rows(&self) -> usize {
-        self.batch * self.axes.iter().map(|a| a.to.len()).product::<usize>()
+        self.axes.iter().fold(self.batch, |n, axis| n.saturating_mul(axis.to.len()))
     }
 
     /// Number of taps of each row.
     pub fn num_taps(&self) -> usize {
-        self.axes.iter().map(|a| a.from.len()).product()
+        self.axes.iter().fold(1, |n, axis| n.saturating_mul(axis.from.len()))
     }
 
-    /// Panics unless all rows of `k` and `n` elements lie inside `a_len` and `c_len`, and no two rows of `c` overlap.
+    /// Panics unless all rows of `k` and `n` elements lie inside `a_len` and `c_len`, and no two rows of `c` overlap. (A sum
+    /// that is too large for its type stays too large: wrapped around it would pass.)
     fn check(&self, a_len: usize, k: usize, c_len: usize, n: usize) {
-        let mut a_end = self.from_pitch * self.batch.saturating_sub(1) + k;
+        let last = self.batch.saturating_sub(1);
+        let mut a_end = self.from_pitch.saturating_mul(last).saturating_add(k);
         let mut row_end = n;
         for axis in self.axes.iter().rev() {
             assert!(axis.from.iter().all(|tap| tap.len() == axis.to.len()), "a tap maps every coordinate");
-            assert!(axis.to.windows(2).all(|w| w[0] + row_end <= w[1]), "rows must not overlap");
-            row_end += axis.to.last().copied().unwrap_or(0);
-            a_end += axis.from.iter().flatten().flatten().max().copied().unwrap_or(0);
+            assert!(axis.to.windows(2).all(|w| w[0].saturating_add(row_end) <= w[1]), "rows must not overlap");
+            row_end = row_end.saturating_add(axis.to.last().copied().unwrap_or(0));
+            a_end = a_end.saturating_add(axis.from.iter().flatten().flatten().max().copied().unwrap_or(0));
         }
         assert!(self.batch < 2 || row_end <= self.to_pitch, "rows must not overlap");
-        assert!(self.to_pitch * self.batch.saturating_sub(1) + row_end <= c_len, "rows must lie inside c");
+        assert!(self.to_pitch.saturating_mul(last).saturating_add(row_end) <= c_len, "rows must lie inside c");
         assert!(a_end <= a_len, "rows must lie inside a");
     }
 }
@@ -162,25 +165,11 @@ pub enum Init<'a> {
     Add,
 }
 
-/// `c` is shared by tasks that write disjoint rows and columns of it.
-#[derive(Clone, Copy)]
-struct SharedMut(*mut f32);
-// SAFETY: every task writes only its own rows and columns; `Grid::check` made sure that rows do not overlap.
-unsafe impl Send for SharedMut {}
-// SAFETY: as above.
-unsafe impl Sync for SharedMut {}
-
-impl SharedMut {
-    fn get(self) -> *mut f32 {
-        self.0
-    }
-}
-
 /// `c[row] = init + sum over taps of a[row, tap][..k] b[tap]` for the rows of `grid`, in parallel. `packed` is scratch memory
 /// of the length that `panels` says.
 ///
 /// # Panics
-/// Where offsets lie outside the slices, rows of `c` overlap, or there is no tap or no `k`.
+/// Where offsets lie outside the slices, rows of `c` overlap, or there is no tap, no `k` or no column.
 #[allow(clippy::too_many_arguments)]
 pub fn add_taps(
     grid: &Grid,
@@ -194,7 +183,7 @@ pub fn add_taps(
 ) {
     let (num_rows, num_taps) = (grid.num_rows(), grid.num_taps());
     assert!(Isa::available().contains(&panels.isa), "the processor has the instruction set");
-    assert!(num_taps > 0 && k > 0, "there is something to sum");
+    assert!(num_taps > 0 && k > 0 && panels.n > 0, "there is something to sum");
     if let Init::Columns(columns) = init {
         assert_eq!(columns.len(), panels.n, "a first value for each column");
     }
@@ -206,7 +195,7 @@ pub fn add_taps(
     let blocks_per_task = if row_tasks >= 32 { blocks.len() } else { 1 };
     let column_tasks = blocks.len().div_ceil(blocks_per_task);
     let zeros = vec![0f32; k];
-    let c = SharedMut(c.as_mut_ptr());
+    let c = SharedMut::new(c);
     // With one task for all rows of a block, it packs what it needs next: that never leaves its cache.
     let packed = (row_tasks > 1).then(|| pack_all(panels, &blocks, [num_taps, k], b, packed));
     let sum = Sum { grid, panels, a, k, b, packed, zeros: &zeros, c, init };
@@ -343,8 +332,9 @@ impl Sum<'_> {
                 let rows = max_rows.min(table.num_rows - row);
                 tile.from = table.from[part.tap * table.num_rows + row..].as_ptr();
                 tile.to = table.to[row..].as_ptr();
-                // SAFETY: `row..row + rows` are rows of the table; its pointers were made from checked offsets; `b` holds
-                // the part in the form that the kernel reads; the processor has `isa`.
+                // SAFETY: `row..row + rows` are rows of the table; its pointers were made from checked offsets, rows of `c`
+                // do not overlap and this task alone has these rows and columns; `b` holds the part in the form that
+                // the kernel reads; the processor has `isa`.
                 unsafe {
                     match self.panels.has_pairs {
                         true => run_pairs(rows, &tile),

@@ -1,7 +1,8 @@
 //! The kernel of `tap_sum`: a few rows and vectors of columns, all accumulators in registers.
 
 use super::Isa;
-use super::vector::{Portable, Vector};
+use super::dispatch::{by_rows, tiles_by_instruction_set};
+use super::vector::Vector;
 
 /// Rows of a tile for 1, 2, 3, 4 vectors of columns, so that accumulators, columns and a factor fit the registers and
 /// there are enough independent sums to hide the latency of a multiply-add.
@@ -13,9 +14,6 @@ pub(super) const fn tile_rows(isa: Isa, num_vectors: usize) -> usize {
         (_, _) => 8,
     }
 }
-
-/// Most rows of a tile.
-pub(super) const MAX_TILE_ROWS: usize = 8;
 
 /// Most vectors of columns in a tile.
 pub(super) const fn max_vectors(isa: Isa) -> usize {
@@ -110,58 +108,34 @@ unsafe fn tile<X: Vector, const R: usize, const V: usize>(tile: &Tile) {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn tile_avx512<const R: usize, const V: usize>(t: &Tile) {
-    unsafe { tile::<std::arch::x86_64::__m512, R, V>(t) }
-}
+tiles_by_instruction_set!();
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn tile_avx2<const R: usize, const V: usize>(t: &Tile) {
-    unsafe { tile::<std::arch::x86_64::__m256, R, V>(t) }
-}
-
-unsafe fn tile_portable<const R: usize, const V: usize>(t: &Tile) {
-    unsafe { tile::<Portable, R, V>(t) }
-}
-
-/// Calls the kernel for `rows` (at most [`MAX_TILE_ROWS`]) and `num_vectors`.
+/// Calls the kernel for `rows` (1 to 8) and `num_vectors`.
 ///
 /// # Safety
 /// As [`tile`], and the processor has `isa`.
 pub(super) unsafe fn run_tile(isa: Isa, rows: usize, num_vectors: usize, t: &Tile) {
-    debug_assert!(rows <= MAX_TILE_ROWS);
-    macro_rules! by_rows {
+    macro_rules! tile {
         ($kernel:ident, $v:literal) => {
-            match rows {
-                1 => $kernel::<1, $v>(t),
-                2 => $kernel::<2, $v>(t),
-                3 => $kernel::<3, $v>(t),
-                4 => $kernel::<4, $v>(t),
-                5 => $kernel::<5, $v>(t),
-                6 => $kernel::<6, $v>(t),
-                7 => $kernel::<7, $v>(t),
-                _ => $kernel::<8, $v>(t),
-            }
+            by_rows!($kernel, rows, $v, t, [1 2 3 4 5 6 7 8])
         };
     }
     unsafe {
         match (isa, num_vectors) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, 1) => by_rows!(tile_avx512, 1),
+            (Isa::Avx512, 1) => tile!(tile_avx512, 1),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, 2) => by_rows!(tile_avx512, 2),
+            (Isa::Avx512, 2) => tile!(tile_avx512, 2),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, 3) => by_rows!(tile_avx512, 3),
+            (Isa::Avx512, 3) => tile!(tile_avx512, 3),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, _) => by_rows!(tile_avx512, 4),
+            (Isa::Avx512, _) => tile!(tile_avx512, 4),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, 1) => by_rows!(tile_avx2, 1),
+            (Isa::Avx2, 1) => tile!(tile_avx2, 1),
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, _) => by_rows!(tile_avx2, 2),
-            (_, 1) => by_rows!(tile_portable, 1),
-            (_, _) => by_rows!(tile_portable, 2),
+            (Isa::Avx2, _) => tile!(tile_avx2, 2),
+            (_, 1) => tile!(tile_portable, 1),
+            (_, _) => tile!(tile_portable, 2),
         }
     }
 }

@@ -17,11 +17,13 @@ pub fn transpose_block(
     to: &mut [f32],
     to_pitch: usize,
 ) {
+    let end =
+        |lines: usize, pitch: usize, len: usize| pitch.saturating_mul(lines.saturating_sub(1)).saturating_add(len);
+    assert!(end(rows, from_pitch, columns) <= from.len() && end(columns, to_pitch, rows) <= to.len(), "a whole block");
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 && rows == BLOCK && columns == BLOCK {
         assert!(Isa::available().contains(&isa), "the processor has the instruction set");
-        assert!((BLOCK - 1) * from_pitch + BLOCK <= from.len() && (BLOCK - 1) * to_pitch + BLOCK <= to.len());
-        // SAFETY: 16 rows of 16 floats lie inside either slice, and the processor has AVX-512.
+        // SAFETY: 16 rows of 16 floats lie inside either slice (checked above), and the processor has AVX-512.
         unsafe { transpose_avx512(from.as_ptr(), from_pitch, to.as_mut_ptr(), to_pitch) };
         return;
     }

@@ -2,8 +2,8 @@
 //!
 //! # Safety
 //! All functions: the processor must have the instruction set of the type (its kernels are only entered through functions
-//! with that `target_feature`). `broadcast` reads one float, `load` and `store` touch `LANES` floats from the pointer on, the masked forms the first `n`
-//! of the mask; they need no alignment.
+//! with that `target_feature`). `broadcast` reads one float, `load` and `store` touch `LANES` floats from the pointer on,
+//! the masked forms the first `n` of the mask; they need no alignment.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;

@@ -148,3 +148,19 @@ fn tensors_must_fit_their_memory() {
     assert!(message(12, 2).contains("pitch 2"), "channels would overlap");
     assert!(message(12, usize::MAX).contains("too many"), "the size overflows");
 }
+
+/// Wrapped around, these sizes would be small or none.
+#[test]
+fn sizes_too_large_to_count_are_refused() {
+    let slice = slice(&counting(16));
+    for shape in [
+        ActivationShape::new(1 << 32, 1 << 32, 1, 1, 1),
+        ActivationShape::new(1 << 33, 1 << 31, 1, 1, 2),
+        ActivationShape::new(3, 1 << 62, 1, 4, 1),
+        ActivationShape::new(1, 1, 1, 2, usize::MAX),
+    ] {
+        assert!(Tensor::new(slice.clone(), shape, shape.c).is_err(), "{shape}");
+        assert!(Tensor::zeroed(&Device::Cpu, DType::F32, shape).is_err(), "{shape}");
+    }
+    assert!(Tensor::new(slice, ActivationShape::new(usize::MAX, 2, 0, 1, 1), 1).unwrap().memory().is_empty());
+}
