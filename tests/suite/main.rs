@@ -4,6 +4,7 @@
 mod compare;
 mod executors;
 mod golden;
+mod stored;
 
 mod batch_norm;
 mod checkpoint;

@@ -1,4 +1,6 @@
-//! SGD: torch.optim.SGD's rule.
+//! SGD: torch.optim.SGD's rule. Here: the plain step on the host; `everywhere`: what every executor does.
+
+mod everywhere;
 
 use vcycle::device::Device;
 use vcycle::ops::sgd::{self, ParamRange, Sgd, reference};

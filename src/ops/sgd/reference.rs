@@ -25,3 +25,15 @@ pub fn step(
         }
     }
 }
+
+/// l2 norm of the gradients in the ranges, each times `factor`.
+pub fn grad_norm(factor: f64, round: fn(f64) -> f64, ranges: &[ParamRange], grads: &[f64]) -> f64 {
+    let mut sum = 0.0;
+    for range in ranges {
+        for g in &grads[range.start..range.start + range.len] {
+            let unscaled = round(factor * g);
+            sum = round(sum + round(unscaled * unscaled));
+        }
+    }
+    round(sum.sqrt())
+}
