@@ -6,13 +6,35 @@ use crate::shape::ActivationShape;
 
 /// `tensor` has this shape, is not empty and holds f32.
 pub(crate) fn tensor(op: &'static str, name: &str, tensor: &Tensor, shape: ActivationShape) -> Result<()> {
+    tensor_of(op, name, tensor, shape, DType::F32)
+}
+
+/// `tensor` has this shape, is not empty and holds elements of type `wanted`.
+pub(crate) fn tensor_of(
+    op: &'static str,
+    name: &str,
+    tensor: &Tensor,
+    shape: ActivationShape,
+    wanted: DType,
+) -> Result<()> {
     if shape.num_elements() == 0 {
         return Err(Error::shape(op, format!("{name} is empty: {shape}")));
     }
     if tensor.shape() != shape {
         return Err(Error::shape(op, format!("{name} must be {shape}, got {}", tensor.shape())));
     }
-    dtype(op, name, tensor.dtype(), DType::F32)
+    dtype(op, name, tensor.dtype(), wanted)
+}
+
+/// The type of `tensor`, if activations may have it on the stream's device: f32 on the CPU; f32, bf16 or f16 elsewhere.
+pub(crate) fn activation_dtype(op: &'static str, stream: &Stream, name: &str, tensor: &Tensor) -> Result<DType> {
+    let got = tensor.dtype();
+    if *stream.device() == Device::Cpu {
+        dtype(op, name, got, DType::F32)?;
+    } else if !matches!(got, DType::F32 | DType::Bf16 | DType::F16) {
+        return Err(Error::shape(op, format!("{name} must hold F32, Bf16 or F16, got {got:?}")));
+    }
+    Ok(got)
 }
 
 /// `slice` holds `len` elements of `wanted`.

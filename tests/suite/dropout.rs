@@ -1,4 +1,6 @@
-//! Dropout: its definition, replay, the batch cut in pieces, gaps, memory in place.
+//! Dropout: its definition, replay, the batch cut in pieces, gaps, memory in place. `everywhere`: what every executor does.
+
+mod everywhere;
 
 use proptest::prelude::*;
 use vcycle::device::Device;

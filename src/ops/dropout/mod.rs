@@ -1,9 +1,11 @@
 //! Dropout from a counter-based random stream: the mask is a function of (seed, step, clip, feature) and is never stored.
 
 mod cpu;
+mod launch;
+mod params;
 pub mod reference;
 
-use crate::device::{Stream, Tensor, with_host};
+use crate::device::{DType, Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
 use crate::ops::check;
 
@@ -57,15 +59,51 @@ fn draw(key: u64, feature: u64) -> u32 {
     (splitmix64(key.wrapping_add(feature.wrapping_mul(0x9E37_79B9_7F4A_7C15))) >> 40) as u32
 }
 
+const OP: &str = "dropout";
+
 /// Zeroes elements and scales the others by `1 / (1 - rate)`: activations forward, gradients backward. In place allowed.
+/// f32 on the CPU; f32, bf16 or f16 elsewhere.
+///
+/// # Errors
+/// A rate outside of [0, 1); tensors of different shapes or types.
 pub fn apply(stream: &Stream, op: &Dropout, input: &Tensor, output: &Tensor) -> Result<()> {
-    const OP: &str = "dropout";
+    check_arguments(stream, op, input, output)?;
+    match stream.device() {
+        Device::Cpu => on_cpu(op, input, output),
+        Device::Cuda(_) | Device::Simt => launch::apply(stream, op, None, input, output),
+    }
+}
+
+/// As [`apply`] with the step that lies on the device in `step`: two u32, the lower word first. A captured graph of it can be
+/// replayed with another step.
+///
+/// # Errors
+/// As [`apply`]; a step of another type or length.
+pub fn apply_step(stream: &Stream, op: &Dropout, step: &Slice, input: &Tensor, output: &Tensor) -> Result<()> {
+    check_arguments(stream, op, input, output)?;
+    check::slice(OP, "step", step, 2, DType::U32)?;
+    match stream.device() {
+        Device::Cpu => {
+            let step = with_host([step], [], |[words], []| {
+                let words = words.get::<u32>()?;
+                Ok(u64::from(words[1]) << 32 | u64::from(words[0]))
+            })?;
+            on_cpu(&Dropout { step, ..*op }, input, output)
+        }
+        Device::Cuda(_) | Device::Simt => launch::apply(stream, op, Some(step), input, output),
+    }
+}
+
+fn check_arguments(stream: &Stream, op: &Dropout, input: &Tensor, output: &Tensor) -> Result<()> {
     if !(0.0..1.0).contains(&op.rate) {
         return Err(Error::shape(OP, format!("rate must be in [0, 1), got {}", op.rate)));
     }
-    check::tensor(OP, "input", input, output.shape())?;
-    check::tensor(OP, "output", output, input.shape())?;
-    check::on_cpu(OP, stream)?;
+    let dtype = check::activation_dtype(OP, stream, "input", input)?;
+    check::tensor_of(OP, "input", input, output.shape(), dtype)?;
+    check::tensor_of(OP, "output", output, input.shape(), dtype)
+}
+
+fn on_cpu(op: &Dropout, input: &Tensor, output: &Tensor) -> Result<()> {
     if check::same_memory(input, output) {
         return with_host([], [output.memory()], |[], [y]| {
             cpu::apply(op, None, output.view_mut(y.into_mut()?));
