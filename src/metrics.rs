@@ -1,6 +1,7 @@
 //! Accuracy from logits and labels on the host. Must not know of devices or models.
 
 use crate::error::{Error, Result};
+use crate::ops::softmax_loss::rank;
 
 /// How many clips were recognised, summed over batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,10 +61,7 @@ pub fn count_top_k(logits: &[f32], classes: usize, labels: &[u32], k: usize) -> 
         if label >= classes {
             return Err(Error::shape(OP, format!("labels[{i}] is {label}, must be less than {classes} (classes)")));
         }
-        let own = row[label];
-        let is_larger = |class: usize, logit: f32| logit > own || logit.is_nan() || (logit == own && class < label);
-        let rank = (0..classes).filter(|&class| class != label && is_larger(class, row[class])).count();
-        correct += usize::from(!own.is_nan() && rank < k);
+        correct += usize::from(rank(row, label).is_some_and(|rank| rank < k));
     }
     Ok(correct)
 }

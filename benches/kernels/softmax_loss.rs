@@ -1,24 +1,42 @@
-//! Loss and gradient of 64 clips and the 400 classes of Kinetics.
+//! Loss and gradient of 64 clips and the 400 classes of Kinetics, and of the 157 classes of Charades, several of them a clip.
 
 use criterion::{Criterion, Throughput};
-use vcycle::device::Device;
+use vcycle::device::{Buffer, DType, Device, Tensor};
 use vcycle::ops::softmax_loss;
 use vcycle::shape::ActivationShape;
 
-use crate::cases::{slice, tensor};
+use crate::cases::random;
+use crate::device::{device, time};
 
 pub fn bench(c: &mut Criterion) {
-    let stream = Device::Cpu.stream().expect("stream");
-    let shape = ActivationShape::new(64, 1, 1, 1, 400);
-    let (logits, grad) = (tensor(shape, 1), tensor(shape, 2));
+    let device = device();
+    let stream = device.stream().expect("stream");
+    let (dtype, executor) = match device {
+        Device::Cpu => (DType::F32, "cpu"),
+        _ => (DType::Bf16, "row_bf16"),
+    };
     let labels: Vec<u32> = (0..64).map(|i| i * 37 % 400).collect();
-    let (labels, loss) = (slice(&labels), slice(&[0f32; 64]));
+    let labels = Buffer::from_host(device, &labels).expect("labels");
+    let loss = Buffer::from_host(device, &[0f32; 64]).expect("loss");
     let mut group = c.benchmark_group("softmax_loss");
-    group.throughput(Throughput::Bytes(8 * shape.num_elements() as u64));
-    group.bench_function("k400_n64/cpu", |b| {
-        b.iter(|| {
-            softmax_loss::cross_entropy(&stream, &logits, &labels, 1.0 / 64.0, &loss, &grad).expect("cross_entropy")
+    for (name, classes, is_binary) in [("k400_n64", 400, false), ("charades_n64", 157, true)] {
+        let shape = ActivationShape::new(64, 1, 1, 1, classes);
+        let logits = Tensor::from_host(device, shape, &random(shape.num_elements(), 1)).expect("logits");
+        let targets = Tensor::zeroed(device, DType::F32, shape).expect("targets");
+        let grad = Tensor::zeroed(device, dtype, shape).expect("gradient");
+        let bytes = 4 + dtype.size_bytes() + if is_binary { 4 } else { 0 };
+        group.throughput(Throughput::Bytes((bytes * shape.num_elements()) as u64));
+        group.bench_function(format!("{name}/{executor}"), |b| {
+            b.iter_custom(|rounds| {
+                time(&stream, rounds, || match is_binary {
+                    false => softmax_loss::cross_entropy(&stream, &logits, &labels, 1.0 / 64.0, &loss, &grad),
+                    true => {
+                        softmax_loss::binary_cross_entropy(&stream, &logits, &targets, 1.0 / 64.0, &loss, &grad, None)
+                    }
+                }
+                .expect("loss"))
+            });
         });
-    });
+    }
     group.finish();
 }
