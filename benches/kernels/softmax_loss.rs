@@ -28,13 +28,21 @@ pub fn bench(c: &mut Criterion) {
         group.throughput(Throughput::Bytes((bytes * shape.num_elements()) as u64));
         group.bench_function(format!("{name}/{executor}"), |b| {
             b.iter_custom(|rounds| {
-                time(&stream, rounds, || match is_binary {
-                    false => softmax_loss::cross_entropy(&stream, &logits, &labels, 1.0 / 64.0, &loss, &grad),
-                    true => {
-                        softmax_loss::binary_cross_entropy(&stream, &logits, &targets, 1.0 / 64.0, &loss, &grad, None)
+                time(&stream, rounds, || {
+                    match is_binary {
+                        false => softmax_loss::cross_entropy(&stream, &logits, &labels, 1.0 / 64.0, &loss, &grad),
+                        true => softmax_loss::binary_cross_entropy(
+                            &stream,
+                            &logits,
+                            &targets,
+                            1.0 / 64.0,
+                            &loss,
+                            &grad,
+                            None,
+                        ),
                     }
-                }
-                .expect("loss"))
+                    .expect("loss")
+                })
             });
         });
     }

@@ -1,12 +1,13 @@
 // softmax_loss: cross-entropy or binary cross-entropy of rows of logits and its gradient in one launch; softmax, sigmoid.
 // logits f32 [rows][logits_pitch], labels u32 [rows] or targets f32 [rows][targets_pitch]
-// loss f32 [rows], gradient [rows][output_pitch] in f32, bf16 or f16; sums in f32
+// loss f32 [rows], gradient [rows][output_pitch] in f32, bf16 or f16; sums in f32 and f64
 // grid    x: rows        block: 256 threads for one row
 // shared  cross_entropy, softmax: float [classes]; static: a word a warp
 // needs   classes * 4 bytes of shared memory; a label of `classes` and more is not used as an index: its row's loss and
 //         gradient become NaN and counters[3] grows
 // loss and output are overwritten, counters are added to; output may be the memory of the logits, which each thread reads
 // before it writes. Deterministic: a thread's classes in order, then the threads' sums in one order. No workspace.
+// The sum of target times logit is f64: its terms are as large as the logits, the loss is not.
 #include "../common/reduce.cuh"
 #include "../common/storage.cuh"
 #include "params.cuh"
@@ -60,7 +61,8 @@ __device__ __forceinline__ void count(uint64_t counters, bool has_number, uint32
 template <class T>
 __device__ __forceinline__ void cross_entropy(const SoftmaxLossParams& p) {
     DYN_SMEM(float, row);  // [classes] logits - largest, then their exponentials
-    __shared__ float warps[4][THREADS / 32];
+    __shared__ float warps[2][THREADS / 32];
+    __shared__ double warps_f64[2][THREADS / 32];
     __shared__ uint64_t warps_target[THREADS / 32];
     __shared__ uint32_t warps_rank[THREADS / 32];
     const BlockTeam team;
@@ -102,27 +104,28 @@ __device__ __forceinline__ void cross_entropy(const SoftmaxLossParams& p) {
     // The label apart: loss and gradient keep their digits where its probability is close to 1.
     const bool is_certain = labels != nullptr && p.smoothing == 0.0f;
     const uint32_t apart = is_certain ? target.label : NO_CLASS;
-    float others = 0.0f, weighted = 0.0f, total = 0.0f;
+    float others = 0.0f;
+    double weighted = 0.0, total = 0.0;
     for (int c = threadIdx.x; c < p.classes; c += THREADS) {
         const float below = row[c] - largest, t = target.of(c);
         row[c] = expf(below);
         if (uint32_t(c) != apart) others += row[c];
         // A class that nobody expects costs nothing, however unlikely it is.
-        if (t != 0.0f) weighted = fmaf(t, below, weighted);
-        total += t;
+        if (t != 0.0f) weighted = fma(double(t), double(below), weighted);
+        total += double(t);
     }
     others = team_reduce(team, others, warps[1], Sum());  // its sync shows all exponentials to all threads
-    weighted = team_reduce(team, weighted, warps[2], Sum());
-    total = team_reduce(team, total, warps[3], Sum());
+    weighted = team_reduce(team, weighted, warps_f64[0], Sum());
+    total = team_reduce(team, total, warps_f64[1], Sum());
 
     const float of_label = is_certain ? row[target.label] : 0.0f, all = of_label + others;
     const float scale = gradient_scale(p), factor = scale / all;
     if (threadIdx.x == 0) {
-        if (is_certain) *loss = weighted == 0.0f ? log1pf(others) : logf(all) - weighted;
-        else *loss = total * logf(all) - weighted;
+        if (is_certain) *loss = weighted == 0.0 ? log1pf(others) : logf(all) - float(weighted);
+        else *loss = float(total * double(logf(all)) - weighted);
     }
     for (int c = threadIdx.x; c < p.classes; c += THREADS) {
-        float g = is_certain ? row[c] * factor : scale * fmaf(total / all, row[c], -target.of(c));
+        float g = is_certain ? row[c] * factor : scale * fmaf(float(total) / all, row[c], -target.of(c));
         if (uint32_t(c) == apart) g = -(others * factor);
         grad[c] = from_f32<T>(g);
     }

@@ -81,7 +81,8 @@ pub fn tensor(
 /// The values of a tensor of [`tensor`], after a check that what belongs to others is as it was.
 pub fn read_tensor(tensor: &Tensor, [before, _]: [usize; 2]) -> Vec<f32> {
     let buffer = tensor.memory().buffer();
-    let all = read(&buffer.slice_of(tensor.dtype(), 0, buffer.len_bytes() / tensor.dtype().size_bytes()).expect("slice"));
+    let all =
+        read(&buffer.slice_of(tensor.dtype(), 0, buffer.len_bytes() / tensor.dtype().size_bytes()).expect("slice"));
     let own = before..before + tensor.shape().c;
     let mut values = vec![];
     for row in all.chunks(tensor.pitch_c()) {

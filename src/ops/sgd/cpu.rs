@@ -9,12 +9,7 @@ use crate::error::Result;
 use crate::ops::rows::{self, BLOCK_ELEMENTS};
 
 /// See [`super::step_all`].
-pub(super) fn step_all(
-    op: &Sgd,
-    ranges: &[ParamRange],
-    arrays: &Arrays<'_>,
-    guard: Option<&Guard<'_>>,
-) -> Result<()> {
+pub(super) fn step_all(op: &Sgd, ranges: &[ParamRange], arrays: &Arrays<'_>, guard: Option<&Guard<'_>>) -> Result<()> {
     let state = guard.map(|guard| check(op, ranges, arrays, guard)).transpose()?;
     if state.is_some_and(|state| state.skipped != 0) {
         return Ok(());

@@ -75,7 +75,8 @@ impl LossScaling {
     /// The scale stays what it is.
     pub const FIXED: LossScaling = LossScaling { growth: 1.0, backoff: 1.0, growth_interval: 0, max: f32::INFINITY };
     /// Doubled after 2000 good steps, halved after a bad one.
-    pub const DYNAMIC: LossScaling = LossScaling { growth: 2.0, backoff: 0.5, growth_interval: 2000, max: 16_777_216.0 };
+    pub const DYNAMIC: LossScaling =
+        LossScaling { growth: 2.0, backoff: 0.5, growth_interval: 2000, max: 16_777_216.0 };
 }
 
 /// A step that is checked before it is taken. Gradients are divided by the loss scale of `state`. If one of them is not

@@ -56,13 +56,7 @@ fn check(stream: &Stream, op: &Sgd, table: &RangeTable, grads: &Slice, guard: &G
     launch::run(stream, OP, "sgd_check_vector4_f32", config(table), &[table.tasks(), grads], &writes, &params)
 }
 
-fn update(
-    stream: &Stream,
-    op: &Sgd,
-    table: &RangeTable,
-    arrays: &Arrays<'_>,
-    guard: Option<&Guard<'_>>,
-) -> Result<()> {
+fn update(stream: &Stream, op: &Sgd, table: &RangeTable, arrays: &Arrays<'_>, guard: Option<&Guard<'_>>) -> Result<()> {
     let kernel = match arrays.copy.map(Slice::dtype) {
         None => "sgd_update_vector4_f32",
         Some(DType::Bf16) => "sgd_update_vector4_bf16",

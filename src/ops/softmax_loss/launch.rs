@@ -90,7 +90,6 @@ fn run<'a>(
         reads.push(logits.memory());
     }
     writes.push(output.memory());
-    let config =
-        LaunchConfig { grid: [rows as u32, 1, 1], block: [THREADS, 1, 1], shared_bytes: shared_bytes as u32 };
+    let config = LaunchConfig { grid: [rows as u32, 1, 1], block: [THREADS, 1, 1], shared_bytes: shared_bytes as u32 };
     launch::run(stream, op, kernel, config, &reads, &writes, &params)
 }

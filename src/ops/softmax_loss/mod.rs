@@ -89,9 +89,8 @@ pub fn cross_entropy_with(
                     cpu::cross_entropy(logits, labels, scale, out.loss, out.grad);
                 } else {
                     let spread = smoothing / classes as f32;
-                    let target = |row: usize, c: usize| {
-                        spread + if labels[row] as usize == c { 1.0 - smoothing } else { 0.0 }
-                    };
+                    let target =
+                        |row: usize, c: usize| spread + if labels[row] as usize == c { 1.0 - smoothing } else { 0.0 };
                     cpu::soft_cross_entropy(logits, target, scale, out.loss, out.grad);
                 }
             }

@@ -73,9 +73,7 @@ pub fn binary_cross_entropy(
     targets: &[f64],
     scale: f64,
 ) -> (Vec<f64>, Vec<f64>) {
-    let term = |(x, t): (&f64, &f64)| {
-        round(round(x.max(0.0) - round(x * t)) + round(round((-x.abs()).exp()).ln_1p()))
-    };
+    let term = |(x, t): (&f64, &f64)| round(round(x.max(0.0) - round(x * t)) + round(round((-x.abs()).exp()).ln_1p()));
     let rows = logits.chunks(classes).zip(targets.chunks(classes));
     let sums = rows.map(|(x, t)| x.iter().zip(t).map(term).fold(0.0, |sum, term| round(sum + term)));
     let losses = sums.map(|sum| round(sum / classes as f64)).collect();

@@ -67,8 +67,7 @@ impl Rig {
     }
 
     fn run(&self, op: &Sgd, guard: Option<&Guard>) {
-        let arrays =
-            Arrays { copy: self.copy.as_ref(), ..Arrays::new(&self.params, &self.grads, &self.momentum) };
+        let arrays = Arrays { copy: self.copy.as_ref(), ..Arrays::new(&self.params, &self.grads, &self.momentum) };
         sgd::step_all(&self.device.stream().unwrap(), op, &self.table, &arrays, guard).unwrap();
     }
 

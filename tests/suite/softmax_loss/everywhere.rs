@@ -53,11 +53,7 @@ fn run(device: &Device, classes: usize, logits: &[f32], against: &Against, scale
             softmax_loss::binary_cross_entropy(&stream, &x, &targets, 2.0 * scale, &loss, &grad, Some(&half)).unwrap();
         }
     }
-    Left {
-        loss: loss.read().unwrap(),
-        grad: stored::read_tensor(&grad, [2, 3]),
-        counters: counters.read().unwrap(),
-    }
+    Left { loss: loss.read().unwrap(), grad: stored::read_tensor(&grad, [2, 3]), counters: counters.read().unwrap() }
 }
 
 /// Probabilities that add up to 1, some of them 0.
@@ -72,7 +68,13 @@ fn soft_targets(clips: usize, classes: usize) -> Vec<f32> {
     targets
 }
 
-fn expected(round: fn(f64) -> f64, classes: usize, logits: &[f32], against: &Against, scale: f32) -> (Vec<f64>, Vec<f64>) {
+fn expected(
+    round: fn(f64) -> f64,
+    classes: usize,
+    logits: &[f32],
+    against: &Against,
+    scale: f32,
+) -> (Vec<f64>, Vec<f64>) {
     let (x, scale) = (as_f64(logits), f64::from(scale));
     match against {
         Against::Labels(labels, 0.0) => reference::cross_entropy(round, classes, &x, labels, scale),
@@ -121,10 +123,9 @@ fn cases_agree_with_the_reference_on_every_executor() {
 fn the_reference_gradients_are_the_derivatives() {
     let (logits, soft) = (as_f64(&fill::f32("derivative", 40, 3.0, 0.0)), as_f64(&soft_targets(4, 10)));
     type Loss = fn(fn(f64) -> f64, usize, &[f64], &[f64], f64) -> (Vec<f64>, Vec<f64>);
-    for (what, loss) in [
-        ("soft", reference::soft_cross_entropy as Loss),
-        ("binary", reference::binary_cross_entropy as Loss),
-    ] {
+    for (what, loss) in
+        [("soft", reference::soft_cross_entropy as Loss), ("binary", reference::binary_cross_entropy as Loss)]
+    {
         let of = |x: &[f64]| loss(exact, 10, x, &soft, 0.25);
         assert_gradient(what, &logits, &of(&logits).1, |x| 0.25 * of(x).0.iter().sum::<f64>());
     }
@@ -215,7 +216,9 @@ fn probabilities_are_as_good_as_plain_f32_and_in_place() {
             let logits = fill::f32("probabilities", 3 * classes, 9.0, 0.0);
             let soft = |round| reference::softmax(round, classes, &as_f64(&logits));
             let sigmoid = |round| reference::sigmoid(round, &as_f64(&logits));
-            for (is_sigmoid, [want, plain]) in [(false, [soft(exact), soft(to_f32)]), (true, [sigmoid(exact), sigmoid(to_f32)])] {
+            for (is_sigmoid, [want, plain]) in
+                [(false, [soft(exact), soft(to_f32)]), (true, [sigmoid(exact), sigmoid(to_f32)])]
+            {
                 let got = probabilities(&device, classes, &logits, is_sigmoid, false);
                 stored::assert_twice_plain(&format!("{device} sigmoid {is_sigmoid}"), DType::F32, &got, &plain, &want);
                 assert!(probabilities(&device, classes, &logits, is_sigmoid, true) == got, "{device}: in place");
@@ -260,7 +263,12 @@ fn what_does_not_fit_is_refused_everywhere() {
         };
         let (none, hard) = (Extras::default(), Targets::Labels { labels: &labels, smoothing: 0.0 });
         refused(&Targets::Soft(&tensor(5)), &loss, &none, "targets must be [2,1,1,1,4], got [2,1,1,1,5]");
-        refused(&Targets::Labels { labels: &labels, smoothing: 1.5 }, &loss, &none, "smoothing must be in [0, 1], got 1.5");
+        refused(
+            &Targets::Labels { labels: &labels, smoothing: 1.5 },
+            &loss,
+            &none,
+            "smoothing must be in [0, 1], got 1.5",
+        );
         refused(&hard, &labels, &none, "loss must hold F32, got U32");
         refused(&hard, &loss, &Extras { counters: Some(&labels), ..none }, "counters must have 4 elements, got 2");
         refused(&hard, &loss, &Extras { loss_scale: Some(&loss), ..none }, "loss_scale must have 1 elements, got 2");
