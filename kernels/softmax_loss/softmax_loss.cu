@@ -7,7 +7,7 @@
 //         gradient become NaN and counters[3] grows
 // loss and output are overwritten, counters are added to; output may be the memory of the logits, which each thread reads
 // before it writes. Deterministic: a thread's classes in order, then the threads' sums in one order. No workspace.
-// The sum of target times logit is f64: its terms are as large as the logits, the loss is not.
+// Exponentials are f32; what is summed and made of them is f64, as on the CPU: a row is a few hundred of them.
 #include "../common/reduce.cuh"
 #include "../common/storage.cuh"
 #include "params.cuh"
@@ -61,8 +61,8 @@ __device__ __forceinline__ void count(uint64_t counters, bool has_number, uint32
 template <class T>
 __device__ __forceinline__ void cross_entropy(const SoftmaxLossParams& p) {
     DYN_SMEM(float, row);  // [classes] logits - largest, then their exponentials
-    __shared__ float warps[2][THREADS / 32];
-    __shared__ double warps_f64[2][THREADS / 32];
+    __shared__ float warps[THREADS / 32];
+    __shared__ double warps_f64[3][THREADS / 32];
     __shared__ uint64_t warps_target[THREADS / 32];
     __shared__ uint32_t warps_rank[THREADS / 32];
     const BlockTeam team;
@@ -87,7 +87,7 @@ __device__ __forceinline__ void cross_entropy(const SoftmaxLossParams& p) {
         row[c] = logits[c];
         largest = fmaxf(largest, row[c]);
     }
-    largest = team_reduce(team, largest, warps[0], Max());
+    largest = team_reduce(team, largest, warps, Max());
     if (p.counters) {
         const uint32_t own_class = labels ? target.label : largest_target(team, target.given, p.classes, warps_target);
         const float own = own_class < uint32_t(p.classes) ? row[own_class] : 0.0f;
@@ -104,30 +104,29 @@ __device__ __forceinline__ void cross_entropy(const SoftmaxLossParams& p) {
     // The label apart: loss and gradient keep their digits where its probability is close to 1.
     const bool is_certain = labels != nullptr && p.smoothing == 0.0f;
     const uint32_t apart = is_certain ? target.label : NO_CLASS;
-    float others = 0.0f;
-    double weighted = 0.0, total = 0.0;
+    double others = 0.0, weighted = 0.0, total = 0.0;
     for (int c = threadIdx.x; c < p.classes; c += THREADS) {
         const float below = row[c] - largest, t = target.of(c);
         row[c] = expf(below);
-        if (uint32_t(c) != apart) others += row[c];
+        if (uint32_t(c) != apart) others += double(row[c]);
         // A class that nobody expects costs nothing, however unlikely it is.
         if (t != 0.0f) weighted = fma(double(t), double(below), weighted);
         total += double(t);
     }
-    others = team_reduce(team, others, warps[1], Sum());  // its sync shows all exponentials to all threads
-    weighted = team_reduce(team, weighted, warps_f64[0], Sum());
-    total = team_reduce(team, total, warps_f64[1], Sum());
+    others = team_reduce(team, others, warps_f64[0], Sum());  // its sync shows all exponentials to all threads
+    weighted = team_reduce(team, weighted, warps_f64[1], Sum());
+    total = team_reduce(team, total, warps_f64[2], Sum());
 
-    const float of_label = is_certain ? row[target.label] : 0.0f, all = of_label + others;
-    const float scale = gradient_scale(p), factor = scale / all;
+    const double all = is_certain ? double(row[target.label]) + others : others;
+    const double scale = double(gradient_scale(p)), factor = scale / all;
     if (threadIdx.x == 0) {
-        if (is_certain) *loss = weighted == 0.0 ? log1pf(others) : logf(all) - float(weighted);
-        else *loss = float(total * double(logf(all)) - weighted);
+        const bool is_largest = is_certain && weighted == 0.0;
+        *loss = float(is_largest ? log1p(others) : total * log(all) - weighted);
     }
     for (int c = threadIdx.x; c < p.classes; c += THREADS) {
-        float g = is_certain ? row[c] * factor : scale * fmaf(float(total) / all, row[c], -target.of(c));
+        double g = is_certain ? double(row[c]) * factor : fma(total * factor, double(row[c]), -scale * double(target.of(c)));
         if (uint32_t(c) == apart) g = -(others * factor);
-        grad[c] = from_f32<T>(g);
+        grad[c] = from_f32<T>(float(g));
     }
 }
 
