@@ -1,13 +1,12 @@
 //! The tables of tests/cases, and memory with random values.
 
-use vcycle::device::{Buffer, Device, Element, Slice, Tensor};
+use vcycle::device::{Buffer, DType, Device, Element, Slice, Tensor};
 use vcycle::shape::ActivationShape;
 
 /// The rows of tests/cases/`name`.toml, `[[case]]` or `[[layer]]`, with `bench = true`.
 pub fn of(name: &str) -> Vec<toml::Table> {
-    let path = format!("{}/tests/cases/{name}.toml", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
-    let mut table: toml::Table = text.parse().unwrap_or_else(|e| panic!("{path}: {e}"));
+    let text = crate::device::cases(name);
+    let mut table: toml::Table = text.parse().unwrap_or_else(|e| panic!("tests/cases/{name}.toml: {e}"));
     let lists = ["case", "layer"].into_iter().filter_map(|kind| table.remove(kind));
     let rows = lists.flat_map(|list| list.try_into::<Vec<toml::Table>>().expect("[[case]] or [[layer]]"));
     rows.filter(|row: &toml::Table| flag(row, "bench")).collect()
@@ -44,6 +43,23 @@ pub fn random(len: usize, seed: u64) -> Vec<f32> {
         ((state >> 40) as f32) / (1u64 << 23) as f32 - 1.0
     };
     std::iter::repeat_with(next).take(len).collect()
+}
+
+/// Random activations of any type without gaps, on any device.
+pub fn random_tensor(device: &Device, dtype: DType, shape: ActivationShape, seed: u64) -> Tensor {
+    let values = random(shape.num_elements(), seed);
+    match dtype {
+        DType::Bf16 => {
+            let values: Vec<_> = values.into_iter().map(half::bf16::from_f32).collect();
+            Tensor::from_host(device, shape, &values)
+        }
+        DType::F16 => {
+            let values: Vec<_> = values.into_iter().map(half::f16::from_f32).collect();
+            Tensor::from_host(device, shape, &values)
+        }
+        _ => Tensor::from_host(device, shape, &values),
+    }
+    .expect("tensor")
 }
 
 /// Random activations without gaps.

@@ -1,4 +1,7 @@
-//! linear: exact, random and repeat tests over tests/cases/linear.toml; gradient check of the reference; refusals.
+//! linear: exact, random and repeat tests over tests/cases/linear.toml; gradient check of the reference; refusals. Here on
+//! the CPU; `everywhere`: the kernels.
+
+mod everywhere;
 
 use serde::Deserialize;
 use vcycle::device::{Buffer, DType, Device, Tensor};
@@ -18,7 +21,7 @@ struct Case {
     bias: bool,
     /// For the benches.
     #[serde(default, rename = "bench")]
-    _bench: bool,
+    is_bench: bool,
     #[serde(default)]
     input_pitch: usize,
     #[serde(default)]
@@ -32,8 +35,7 @@ struct Cases {
 }
 
 fn cases() -> Vec<Case> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/linear.toml");
-    let text = std::fs::read_to_string(path).expect("tests/cases/linear.toml");
+    let text = crate::executors::cases("linear");
     let Cases { mut case, layer } = toml::from_str(&text).expect("tests/cases/linear.toml");
     case.extend(layer);
     case
@@ -209,8 +211,14 @@ fn operands_that_do_not_fit_are_refused_by_name() {
     refused(linear::forward(&stream, &x, &b, None, &y), "weight must have 4 x 5 elements, got 4");
     refused(linear::forward(&stream, &x, &w, Some(&w), &y), "bias must have 4 elements, got 20");
     refused(linear::forward(&stream, &x, &w, None, &tensor(2, 4, DType::F32)), "must have the same positions");
-    refused(linear::forward(&stream, &x, &w, None, &tensor(3, 4, DType::F16)), "must be F32, got F16");
+    refused(
+        linear::forward(&stream, &x, &w, None, &tensor(3, 4, DType::F16)),
+        "output must hold F32 (with kernels also F32), got F16",
+    );
     let dx = tensor(3, 5, DType::F32);
     refused(linear::backward(&stream, &x, &w, &y, &tensor(3, 6, DType::F32), &floats(24), None), "grad_input must be");
-    refused(linear::backward(&stream, &x, &w, &y, &dx, &floats(20), Some(&floats(5))), "bias must have 4 elements");
+    refused(
+        linear::backward(&stream, &x, &w, &y, &dx, &floats(20), Some(&floats(5))),
+        "grad_bias must have 4 elements",
+    );
 }

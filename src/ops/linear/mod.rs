@@ -1,20 +1,81 @@
-//! Fully connected layer over channels: `y[p] = x[p] W' + b` for every position `p`, W `[c_out][c_in]`, f32.
+//! Fully connected layer over channels: `y[p] = x[p] W' + b` for every position `p`, W `[c_out][c_in]`.
+//!
+//! | | CPU | kernels |
+//! |---|---|---|
+//! | input, weight, gradients of input and output | f32 | bf16 or f16, all the same |
+//! | output | f32 | that, or f32 |
+//! | bias, gradients of weight and bias | f32 | f32 |
+//!
+//! Few positions leave few tiles: with scratch memory ([`workspace_bytes`]) the kernels split long sums over more blocks, and the
+//! last block of each tile adds the parts in order.
 
 mod cpu;
+mod launch;
+mod params;
+mod plan;
 #[doc(hidden)]
 pub mod reference;
+
+use launch::{Matrix, Product};
+use plan::Direction;
 
 use crate::device::cpu::Isa;
 use crate::device::{DType, Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
+use crate::ops::check as ops_check;
 
 /// `output = input W' + bias` for every position; `output` has the positions of `input` and `c_out` channels.
 ///
 /// # Errors
-/// [`Error::Shape`] where sizes or types do not fit together; [`Error::Unsupported`] where the executor has no kernel.
+/// [`Error::Shape`] where sizes or types do not fit together.
 pub fn forward(stream: &Stream, input: &Tensor, weight: &Slice, bias: Option<&Slice>, output: &Tensor) -> Result<()> {
+    run_forward(stream, input, weight, bias, output, None)
+}
+
+/// [`forward`] with scratch memory, f32, whose first 512 bytes are zero before the first use.
+///
+/// # Errors
+/// As [`forward`]; less than [`workspace_bytes`].
+pub fn forward_with(
+    stream: &Stream,
+    input: &Tensor,
+    weight: &Slice,
+    bias: Option<&Slice>,
+    output: &Tensor,
+    workspace: &Slice,
+) -> Result<()> {
+    run_forward(stream, input, weight, bias, output, Some(workspace))
+}
+
+/// Scratch memory of [`forward_with`] and [`backward_with`]; the same may serve layer after layer.
+pub fn workspace_bytes(device: &Device, positions: usize, c_in: usize, c_out: usize) -> usize {
+    if *device == Device::Cpu { 0 } else { launch::workspace_bytes(positions, c_in, c_out) }
+}
+
+fn run_forward(
+    stream: &Stream,
+    input: &Tensor,
+    weight: &Slice,
+    bias: Option<&Slice>,
+    output: &Tensor,
+    workspace: Option<&Slice>,
+) -> Result<()> {
     const OP: &str = "linear forward";
     check(OP, stream, input, weight, bias, output)?;
+    if *stream.device() != Device::Cpu {
+        let direction = Direction::Forward;
+        let product = Product {
+            op: OP,
+            direction,
+            sizes: direction.sizes(input.shape().num_positions(), input.shape().c, output.shape().c),
+            a: Matrix::of(input),
+            b: Matrix { memory: weight, pitch: input.shape().c },
+            output: Matrix::of(output),
+            bias,
+            grad_bias: None,
+        };
+        return launch::run(stream, &product, workspace);
+    }
     let (no_bias, isa) = (weight.part(0, 0)?, Isa::chosen()?);
     with_host([input.memory(), weight, bias.unwrap_or(&no_bias)], [output.memory()], |[x, w, b], [mut y]| {
         let bias = bias.map(|_| b.get::<f32>()).transpose()?;
@@ -37,11 +98,62 @@ pub fn backward(
     grad_weight: &Slice,
     grad_bias: Option<&Slice>,
 ) -> Result<()> {
+    run_backward(stream, [input, grad_output, grad_input], weight, grad_weight, grad_bias, None)
+}
+
+/// [`backward`] with scratch memory as [`forward_with`].
+///
+/// # Errors
+/// As [`forward_with`].
+#[allow(clippy::too_many_arguments)]
+pub fn backward_with(
+    stream: &Stream,
+    input: &Tensor,
+    weight: &Slice,
+    grad_output: &Tensor,
+    grad_input: &Tensor,
+    grad_weight: &Slice,
+    grad_bias: Option<&Slice>,
+    workspace: &Slice,
+) -> Result<()> {
+    run_backward(stream, [input, grad_output, grad_input], weight, grad_weight, grad_bias, Some(workspace))
+}
+
+fn run_backward(
+    stream: &Stream,
+    [input, grad_output, grad_input]: [&Tensor; 3],
+    weight: &Slice,
+    grad_weight: &Slice,
+    grad_bias: Option<&Slice>,
+    workspace: Option<&Slice>,
+) -> Result<()> {
     const OP: &str = "linear backward";
     check(OP, stream, input, weight, None, grad_output)?;
-    check(OP, stream, grad_input, grad_weight, grad_bias, grad_output)?;
-    if grad_input.shape() != input.shape() {
-        return Err(Error::shape(OP, format!("grad_input must be {}, got {}", input.shape(), grad_input.shape())));
+    if grad_output.dtype() != input.dtype() {
+        let message = format!("grad_output must hold {:?} as the input, got {:?}", input.dtype(), grad_output.dtype());
+        return Err(Error::shape(OP, message));
+    }
+    ops_check::tensor_of(OP, "grad_input", grad_input, input.shape(), input.dtype())?;
+    ops_check::slice(OP, "grad_weight", grad_weight, weight.len(), DType::F32)?;
+    if let Some(grad_bias) = grad_bias {
+        ops_check::slice(OP, "grad_bias", grad_bias, grad_output.shape().c, DType::F32)?;
+    }
+    if *stream.device() != Device::Cpu {
+        let (positions, c_in, c_out) = (input.shape().num_positions(), input.shape().c, grad_output.shape().c);
+        let product = |direction: Direction, b, output, grad_bias| Product {
+            op: OP,
+            direction,
+            sizes: direction.sizes(positions, c_in, c_out),
+            a: Matrix::of(grad_output),
+            b,
+            output,
+            bias: None,
+            grad_bias,
+        };
+        let [of_weight, of_grad_weight] = [weight, grad_weight].map(|memory| Matrix { memory, pitch: c_in });
+        launch::run(stream, &product(Direction::GradInput, of_weight, Matrix::of(grad_input), None), workspace)?;
+        let product = product(Direction::GradWeight, Matrix::of(input), of_grad_weight, grad_bias);
+        return launch::run(stream, &product, workspace);
     }
     let (no_bias, isa) = (grad_weight.part(0, 0)?, Isa::chosen()?);
     with_host(
@@ -77,16 +189,23 @@ fn check(
     if weight.len() != o.c * i.c {
         return Err(Error::shape(op, format!("weight must have {} x {} elements, got {}", o.c, i.c, weight.len())));
     }
-    if let Some(bias) = bias.filter(|b| b.len() != o.c) {
-        return Err(Error::shape(op, format!("bias must have {} elements, got {}", o.c, bias.len())));
+    if let Some(bias) = bias {
+        ops_check::slice(op, "bias", bias, o.c, DType::F32)?;
     }
-    let bias_dtype = bias.map_or(DType::F32, Slice::dtype);
-    if let Some(other) = [input.dtype(), weight.dtype(), output.dtype(), bias_dtype].iter().find(|&&d| d != DType::F32)
-    {
-        return Err(Error::shape(op, format!("all tensors must be F32, got {other:?}")));
+    let (types, allowed) = match stream.device() {
+        Device::Cpu => ("F32", [DType::F32, DType::F32]),
+        _ => ("Bf16 or F16", [DType::Bf16, DType::F16]),
+    };
+    if let Some(other) = [input.dtype(), weight.dtype()].iter().find(|dtype| !allowed.contains(dtype)) {
+        return Err(Error::shape(op, format!("input and weight must be {types}, got {other:?}")));
     }
-    match stream.device() {
-        Device::Cpu => Ok(()),
-        other => Err(other.no_kernel(op)),
+    if input.dtype() != weight.dtype() {
+        let message = format!("input and weight must have one type, got {:?} and {:?}", input.dtype(), weight.dtype());
+        return Err(Error::shape(op, message));
     }
+    if output.dtype() != input.dtype() && (output.dtype() != DType::F32 || *stream.device() == Device::Cpu) {
+        let message = format!("output must hold {:?} (with kernels also F32), got {:?}", input.dtype(), output.dtype());
+        return Err(Error::shape(op, message));
+    }
+    Ok(())
 }
