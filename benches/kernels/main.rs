@@ -1,6 +1,7 @@
 //! Criterion benches of every op, one module each: `cargo bench --bench kernels`. Ids are `op_direction/case/method`, with
 //! the names of tests/cases. Throughput counts the bytes that must be read and written at least once, or the FLOPs.
 
+mod attention;
 mod batch_norm;
 mod cases;
 mod conv3d;
@@ -16,6 +17,7 @@ mod softmax_loss;
 
 criterion::criterion_group!(
     kernels,
+    attention::bench,
     batch_norm::bench,
     conv3d::bench,
     dropout::bench,

@@ -6,6 +6,7 @@
 //! function writes is overwritten unless its doc says "added to". Scratch memory is asked for by `workspace_bytes` and
 //! passed in: no op allocates device memory. Its first [`TICKET_BYTES`] must be zero where kernels run, and are left zero.
 
+pub mod attention;
 pub mod batch_norm;
 pub(crate) mod check;
 pub mod conv3d;

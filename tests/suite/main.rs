@@ -6,6 +6,7 @@ mod executors;
 mod golden;
 mod stored;
 
+mod attention;
 mod batch_norm;
 mod checkpoint;
 mod cli;
