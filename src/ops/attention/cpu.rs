@@ -88,8 +88,8 @@ fn accumulate(scores: &[[f32; STREAMED]], b: Rows<'_>, sums: &mut [f32]) {
             }
             j += TOGETHER;
         }
-        for j in j..b.num {
-            sums.iter_mut().zip(b.row(j)).for_each(|(sum, b)| *sum = scores[j].mul_add(*b, *sum));
+        for (j, score) in scores[..b.num].iter().enumerate().skip(j) {
+            sums.iter_mut().zip(b.row(j)).for_each(|(sum, b)| *sum = score.mul_add(*b, *sum));
         }
     }
 }

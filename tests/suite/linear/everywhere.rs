@@ -119,7 +119,7 @@ fn cases_agree_with_the_reference_on_every_executor() {
 #[test]
 fn one_workspace_serves_all_layers() {
     for device in executors::with_kernels() {
-        let is_split = |case: &Case| workspace(&device, case).len() > 0;
+        let is_split = |case: &Case| !workspace(&device, case).is_empty();
         let all: Vec<Case> = small_cases().into_iter().filter(is_split).collect();
         assert!(all.len() >= 2);
         let scratch = all.iter().map(|case| workspace(&device, case)).max_by_key(Slice::len).unwrap();
