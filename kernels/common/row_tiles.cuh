@@ -53,3 +53,7 @@ ROW_TILES_FUNCTION int32_t tile_of_row(const RowTiles& t, int32_t row) {
     const int32_t split = row / t.rows_per_split;
     return split * t.tiles_per_split + (row - split * t.rows_per_split) / t.tile_rows;
 }
+
+// Element of a channel of a row; a tensor may have more than 2^31. And back, for a channel below the pitch.
+ROW_TILES_FUNCTION int64_t element_at(int32_t row, int32_t pitch, int32_t channel) { return int64_t(row) * pitch + channel; }
+ROW_TILES_FUNCTION int32_t row_of_element(int64_t element, int32_t pitch) { return int32_t(element / pitch); }

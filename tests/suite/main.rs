@@ -18,6 +18,7 @@ mod dropout;
 mod emulator;
 mod linear;
 mod loader;
+mod mapping;
 mod model;
 mod moving_shapes;
 mod multigrid;
