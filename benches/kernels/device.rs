@@ -3,7 +3,9 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use vcycle::device::{Device, Stream};
+use vcycle::device::{Buffer, DType, Device, Slice, Stream, Tensor};
+use vcycle::ops::TICKET_BYTES;
+use vcycle::shape::ActivationShape;
 
 /// The device, printed once.
 pub fn device() -> &'static Device {
@@ -37,4 +39,44 @@ pub fn cases(name: &str) -> String {
         std::env::var("VCYCLE_CASES").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases").into());
     let path = format!("{folder}/{name}.toml");
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// The type of activations on the device.
+pub fn dtype() -> DType {
+    if *device() == Device::Cpu { DType::F32 } else { DType::Bf16 }
+}
+
+/// Executor and type, for ids.
+pub fn label() -> &'static str {
+    if *device() == Device::Cpu { "cpu_f32" } else { "cuda_bf16" }
+}
+
+/// Clips of a bench: one on the CPU and in the smoke run, else the batch that layers are scheduled at.
+pub fn clips(of_case: usize) -> usize {
+    const BATCH: usize = 8;
+    if is_smoke() || *device() == Device::Cpu { of_case } else { of_case * BATCH }
+}
+
+/// Random activations without gaps, in the device's type.
+pub fn activations(device: &Device, shape: ActivationShape, seed: u64) -> Tensor {
+    let values = crate::cases::random(shape.num_elements(), seed);
+    match dtype() {
+        DType::F32 => Tensor::from_host(device, shape, &values),
+        _ => {
+            let short: Vec<half::bf16> = values.iter().map(|v| half::bf16::from_f32(*v)).collect();
+            Tensor::from_host(device, shape, &short)
+        }
+    }
+    .expect("tensor")
+}
+
+/// f32 values on the device.
+pub fn f32s(device: &Device, values: &[f32]) -> Slice {
+    Buffer::from_host(device, values).expect("buffer")
+}
+
+/// Zeroed scratch memory of at least `len_bytes`.
+pub fn workspace(device: &Device, len_bytes: usize) -> Slice {
+    let len = len_bytes.max(TICKET_BYTES).div_ceil(4);
+    Buffer::zeroed(device, 4 * len).and_then(|b| b.slice::<f32>(0, len)).expect("workspace")
 }

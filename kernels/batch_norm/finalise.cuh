@@ -8,6 +8,12 @@ namespace batch_norm {
 
 __device__ __forceinline__ float* floats(uint64_t address) { return reinterpret_cast<float*>(address); }
 
+// A running value, moved towards the mean over the splits.
+__device__ __forceinline__ float moved(float running, double mean, float momentum) {
+    const double share = double(momentum);
+    return float(fma(1.0 - share, double(running), share * mean));
+}
+
 }  // namespace batch_norm
 
 // stats and scale_shift of each split; the running pair from the means over the splits. Statistics that are not finite show:
@@ -32,11 +38,10 @@ struct StatisticsOfChannel {
         const bool is_finite = means - means == 0.0 && vars - vars == 0.0;
         if (!is_finite && to.skip) atomicOr(reinterpret_cast<uint32_t*>(to.skip), 1u);
         if (!to.running_mean || (!is_finite && to.skip)) return;
-        const double share = double(to.momentum), keep = 1.0 - share, splits = double(to.splits);
         float* mean = batch_norm::floats(to.running_mean) + c;
         float* var = batch_norm::floats(to.running_var) + c;
-        *mean = float(fma(keep, double(*mean), share * (means / splits)));
-        *var = float(fma(keep, double(*var), share * (vars / splits)));
+        *mean = batch_norm::moved(*mean, means / to.splits, to.momentum);
+        *var = batch_norm::moved(*var, vars / to.splits, to.momentum);
     }
 };
 

@@ -11,13 +11,6 @@
 #include "finalise.cuh"
 #include "tables.cuh"
 
-// Where partial sums go. With groups of one tile both addresses of partials are the same.
-struct NormPartials {
-    uint64_t tickets;   // u32 [columns][1 + splits * groups_per_split], zero
-    uint64_t partials, group_partials;
-};
-static_assert(sizeof(NormPartials) == 24, "mirrored in Rust");
-
 struct GradientSums {
     double g = 0.0, product = 0.0;
 
@@ -87,6 +80,30 @@ __device__ __forceinline__ typename Join::Sums join_sets(const Team& team, const
     return sums;
 }
 
+// Tables of channels first .. first + num, by all threads of a team, from the partial sums of all groups of tiles.
+template <class Join, class Team>
+__device__ __forceinline__ void write_tables(const Team& team, const RowTiles& tiles, uint64_t group_partials,
+                                             const typename Join::Tables& tables, int first, int num, void* shared) {
+    using Sums = typename Join::Sums;
+    const int64_t stride = tables.channels;
+    const int lanes = min(num, team.size()), lane = team.thread() % lanes;
+    for (int chunk = 0; chunk < num; chunk += lanes) {
+        const bool exists = chunk + lane < num;
+        const int c = exists ? first + chunk + lane : first;
+        typename Join::OfChannel channel;
+        for (int split = 0; split < tiles.splits; split++) {
+            const float* values = batch_norm::floats(group_partials) + int64_t(split) * tiles.groups_per_split * 2 * stride + c;
+            const int num_rows = rows_of_split(tiles, split);
+            const Sums sums = join_sets<Join>(team, values, stride, groups_of_split(tiles, split),
+                                              tiles.tile_rows * tiles.group_tiles, num_rows, lanes, exists,
+                                              static_cast<Sums*>(shared));
+            if (exists && team.thread() < lanes)
+                Join::split(channel, tables, split, c, double(num_rows), sums, values[0]);
+        }
+        if (exists && team.thread() < lanes) channel.end(tables, c);
+    }
+}
+
 // Called by all threads of a team that has written the partial sums of its tile for channels first .. first + num, which are
 // column `column` of the tensor. `shared`: FINISH_BYTES_PER_THREAD a thread, aligned to 8, no longer in other use.
 template <class Join, class Team>
@@ -97,7 +114,6 @@ __device__ __forceinline__ void finish(const Team& team, const RowTiles& tiles, 
     Sums* sums_of_threads = static_cast<Sums*>(shared);
     const int64_t stride = tables.channels;
     const int lanes = min(num, team.size()), lane = team.thread() % lanes;
-    const int group_rows = tiles.tile_rows * tiles.group_tiles;
     uint32_t* tickets = reinterpret_cast<uint32_t*>(at.tickets) + int64_t(column) * (1 + tiles.splits * tiles.groups_per_split);
 
     if (tiles.group_tiles > 1) {
@@ -118,18 +134,5 @@ __device__ __forceinline__ void finish(const Team& team, const RowTiles& tiles, 
         }
     }
     if (!is_last(team, tickets, num_groups(tiles), flag)) return;
-    for (int chunk = 0; chunk < num; chunk += lanes) {
-        const bool exists = chunk + lane < num;
-        const int c = exists ? first + chunk + lane : first;
-        typename Join::OfChannel channel;
-        for (int split = 0; split < tiles.splits; split++) {
-            const float* values = batch_norm::floats(at.group_partials) + int64_t(split) * tiles.groups_per_split * 2 * stride + c;
-            const int num_rows = rows_of_split(tiles, split);
-            const Sums sums = join_sets<Join>(team, values, stride, groups_of_split(tiles, split), group_rows, num_rows, lanes,
-                                              exists, sums_of_threads);
-            if (exists && team.thread() < lanes)
-                Join::split(channel, tables, split, c, double(num_rows), sums, values[0]);
-        }
-        if (exists && team.thread() < lanes) channel.end(tables, c);
-    }
+    write_tables<Join>(team, tiles, at.group_partials, tables, first, num, shared);
 }

@@ -22,3 +22,10 @@ struct NormGradient {
     int32_t channels, is_centred;
 };
 static_assert(sizeof(NormGradient) == 48, "mirrored in Rust");
+
+// Where partial sums go. With groups of one tile both addresses of partials are the same.
+struct NormPartials {
+    uint64_t tickets;                   // u32 [columns][1 + splits * groups_per_split], zero
+    uint64_t partials, group_partials;  // f32 [tiles or groups][2][channels]
+};
+static_assert(sizeof(NormPartials) == 24, "mirrored in Rust");

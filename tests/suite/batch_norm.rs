@@ -1,7 +1,10 @@
-//! Batch norm: golden files, exact and random comparisons with the reference, strides, splits, memory in place.
+//! Batch norm: golden files, exact and random comparisons with the reference, strides, splits, memory in place;
+//! the kernels, as a whole (`kernels`) and piece by piece (`fused`).
 
+mod fused;
 mod golden_files;
+mod kernels;
 mod refused;
-mod rig;
+pub(crate) mod rig;
 mod same_bits;
 mod values;

@@ -6,11 +6,21 @@
 
 mod cpu;
 mod fold;
+mod fused;
+mod launch;
+pub(crate) mod params;
+mod plan;
 pub mod reference;
 
 pub use fold::fold_split_statistics;
+pub use fused::{
+    GradTables, Mask, Tables, apply, finalise_gradient, finalise_statistics, gradient, gradient_sums,
+    running_scale_shift, statistics,
+};
 
-use crate::device::{DType, Slice, Stream, Tensor, with_host};
+pub use crate::ops::conv3d::Running;
+
+use crate::device::{DType, Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
 use crate::ops::check;
 use crate::shape::ActivationShape;
@@ -36,6 +46,16 @@ impl BatchNorm {
         self.splits * 3 * self.shape.c
     }
 
+    /// f32 elements of `scale_shift`: `[splits][2][c]`: gamma / deviation, beta - mean * gamma / deviation.
+    pub fn scale_shift_len(&self) -> usize {
+        self.splits * 2 * self.shape.c
+    }
+
+    /// f32 elements of `grad_table`: `[splits][3][c]`: A, B, C of `dy = A g + B y + C`.
+    pub fn grad_table_len(&self) -> usize {
+        self.splits * 3 * self.shape.c
+    }
+
     /// The clips of split `split`, as a range.
     pub fn clips_of_split(&self, split: usize) -> std::ops::Range<usize> {
         let per_split = self.clips_per_split();
@@ -49,6 +69,11 @@ impl BatchNorm {
 
     fn clips_per_split(&self) -> usize {
         self.shape.n.div_ceil(self.splits.max(1))
+    }
+
+    /// Positions of all clips, and of a split that is not the last.
+    fn rows(&self) -> (usize, usize) {
+        (self.shape.num_positions(), self.clips_per_split() * self.shape.t * self.shape.h * self.shape.w)
     }
 
     fn check(&self, op: &'static str) -> Result<()> {
@@ -77,10 +102,14 @@ impl BatchNorm {
     }
 }
 
-/// Bytes of scratch memory for the training functions; f32 memory.
+/// Bytes of scratch memory for the functions that take some; f32 memory. Where kernels run, its first
+/// [`TICKET_BYTES`](crate::ops::TICKET_BYTES) must be zero before the first call.
 pub fn workspace_bytes(stream: &Stream, op: &BatchNorm) -> usize {
-    let _ = stream;
-    cpu::partials_len(op) * size_of::<f32>()
+    match stream.device() {
+        Device::Cpu => cpu::partials_len(op) * size_of::<f32>(),
+        // After the partial sums the table of the gradient, between the two launches of `backward`.
+        Device::Cuda(_) | Device::Simt => plan::workspace_bytes(op) + op.grad_table_len() * size_of::<f32>(),
+    }
 }
 
 /// Statistics of each split of `input` into `stats`, then `output`. `output` may be the same memory as `input`.
@@ -101,11 +130,16 @@ pub fn forward_train(
 ) -> Result<()> {
     const OP: &str = "batch_norm forward_train";
     op.check(OP)?;
-    check_forward(OP, op, input, gamma, beta, residual, output)?;
+    check_forward(OP, stream, op, input, gamma, beta, residual, output)?;
     op.check_counts(OP)?;
     check::slice(OP, "stats", stats, op.stats_len(), DType::F32)?;
     check::workspace(OP, workspace, workspace_bytes(stream, op))?;
-    check::on_cpu(OP, stream)?;
+    if *stream.device() != Device::Cpu {
+        let tables = Tables { gamma, beta, stats, scale_shift: None, running: None, skip: None };
+        launch::statistics(stream, OP, op, input, &tables, workspace)?;
+        let with = launch::With::Stats { stats, gamma, beta };
+        return launch::apply(stream, OP, op, input, with, residual.map(|r| (r, None)), output);
+    }
     with_host([input.memory()], [stats, workspace], |[x], [stats, workspace]| {
         cpu::statistics(op, input.view(x.get()?), stats.into_mut()?, workspace.into_mut()?);
         Ok(())
@@ -138,10 +172,13 @@ pub fn forward_eval(
     const OP: &str = "batch_norm forward_eval";
     let op = &BatchNorm { splits: 1, ..*op };
     op.check(OP)?;
-    check_forward(OP, op, input, gamma, beta, residual, output)?;
+    check_forward(OP, stream, op, input, gamma, beta, residual, output)?;
     check::slice(OP, "running_mean", running_mean, op.shape.c, DType::F32)?;
     check::slice(OP, "running_var", running_var, op.shape.c, DType::F32)?;
-    check::on_cpu(OP, stream)?;
+    if *stream.device() != Device::Cpu {
+        let with = launch::With::Running { mean: running_mean, var: running_var, gamma, beta };
+        return launch::apply(stream, OP, op, input, with, residual.map(|r| (r, None)), output);
+    }
     let empty = gamma.part(0, 0)?;
     let source = if check::same_memory(input, output) { &empty } else { input.memory() };
     let joined = residual.map_or(&empty, Tensor::memory);
@@ -155,8 +192,10 @@ pub fn forward_eval(
     })
 }
 
+#[allow(clippy::too_many_arguments)]
 fn check_forward(
     name: &'static str,
+    stream: &Stream,
     op: &BatchNorm,
     input: &Tensor,
     gamma: &Slice,
@@ -164,10 +203,11 @@ fn check_forward(
     residual: Option<&Tensor>,
     output: &Tensor,
 ) -> Result<()> {
-    check::tensor(name, "input", input, op.shape)?;
-    check::tensor(name, "output", output, op.shape)?;
+    let dtype = check::activation_dtype(name, stream, "input", input)?;
+    check::tensor_of(name, "input", input, op.shape, dtype)?;
+    check::tensor_of(name, "output", output, op.shape, dtype)?;
     if let Some(residual) = residual {
-        check::tensor(name, "residual", residual, op.shape)?;
+        check::tensor_of(name, "residual", residual, op.shape, dtype)?;
     }
     check::slice(name, "gamma", gamma, op.shape.c, DType::F32)?;
     check::slice(name, "beta", beta, op.shape.c, DType::F32)
@@ -187,7 +227,9 @@ pub fn update_running(
     check::slice(OP, "stats", stats, op.stats_len(), DType::F32)?;
     check::slice(OP, "running_mean", running_mean, op.shape.c, DType::F32)?;
     check::slice(OP, "running_var", running_var, op.shape.c, DType::F32)?;
-    check::on_cpu(OP, stream)?;
+    if *stream.device() != Device::Cpu {
+        return launch::update_running(stream, OP, op, stats, momentum, [running_mean, running_var]);
+    }
     with_host([stats], [running_mean, running_var], |[stats], [mean, var]| {
         cpu::update_running(op, stats.get()?, momentum, mean.into_mut()?, var.into_mut()?);
         Ok(())
@@ -215,20 +257,30 @@ pub fn backward(
 ) -> Result<()> {
     const OP: &str = "batch_norm backward";
     op.check(OP)?;
+    let dtype = check::activation_dtype(OP, stream, "input", input)?;
     for (name, tensor) in
         [("input", input), ("output", output), ("grad_output", grad_output), ("grad_input", grad_input)]
     {
-        check::tensor(OP, name, tensor, op.shape)?;
+        check::tensor_of(OP, name, tensor, op.shape, dtype)?;
     }
     if let Some((grad_residual, _)) = grad_residual {
-        check::tensor(OP, "grad_residual", grad_residual, op.shape)?;
+        check::tensor_of(OP, "grad_residual", grad_residual, op.shape, dtype)?;
     }
     for (name, slice) in [("gamma", gamma), ("grad_gamma", grad_gamma), ("grad_beta", grad_beta)] {
         check::slice(OP, name, slice, op.shape.c, DType::F32)?;
     }
     check::slice(OP, "stats", stats, op.stats_len(), DType::F32)?;
     check::workspace(OP, workspace, workspace_bytes(stream, op))?;
-    check::on_cpu(OP, stream)?;
+    if *stream.device() != Device::Cpu {
+        let (sums_len, table_len) = (plan::workspace_bytes(op) / size_of::<f32>(), op.grad_table_len());
+        let (sums, table) = (workspace.part(0, sums_len)?, workspace.part(sums_len, table_len)?);
+        let tables = GradTables { gamma, stats, grad_table: &table, grad_gamma, grad_beta };
+        let mask = if op.relu { Mask::Output(output) } else { Mask::None };
+        let from = [input, grad_output];
+        launch::gradient_sums(stream, OP, op, from, mask, &tables, true, &sums)?;
+        let tables = [Some(&table), Some(stats)];
+        return launch::gradient(stream, OP, op, from, mask, tables, grad_input, grad_residual);
+    }
     let empty = gamma.part(0, 0)?;
     let mask = if op.relu { output.memory() } else { &empty };
     let reads = [input.memory(), mask, grad_output.memory(), stats];

@@ -132,3 +132,83 @@ pub fn backward(
     }
     out
 }
+
+/// `[splits][2][c]` from `stats`: scale and shift.
+pub fn scale_shift(op: &BatchNorm, round: fn(f64) -> f64, stats: &[f64], gamma: &[f64], beta: &[f64]) -> Vec<f64> {
+    let c = op.shape.c;
+    let mut table = vec![0.0; op.scale_shift_len()];
+    for i in 0..op.splits_used() * c {
+        let (split, ch) = (i / c, i % c);
+        let scale = round(gamma[ch] * stats[(split * 3 + 1) * c + ch]);
+        table[split * 2 * c + ch] = scale;
+        table[(split * 2 + 1) * c + ch] = round(beta[ch] - round(stats[split * 3 * c + ch] * scale));
+    }
+    table
+}
+
+/// Calls `visit(element, split, channel)` for each element.
+fn for_each_element(op: &BatchNorm, mut visit: impl FnMut(usize, usize, usize)) {
+    for split in 0..op.splits_used() {
+        (0..op.shape.c).for_each(|ch| elements(op, split, ch).for_each(|i| visit(i, split, ch)));
+    }
+}
+
+/// `scale x + shift`, joined with `second` (which may have a table of its own), rectified.
+pub fn apply(
+    op: &BatchNorm,
+    round: fn(f64) -> f64,
+    x: &[f64],
+    table: &[f64],
+    second: Option<(&[f64], Option<&[f64]>)>,
+) -> Vec<f64> {
+    let c = op.shape.c;
+    let mut y = vec![0.0; x.len()];
+    for_each_element(op, |i, split, ch| {
+        let affine =
+            |x: f64, table: &[f64]| round(round(x * table[split * 2 * c + ch]) + table[(split * 2 + 1) * c + ch]);
+        let joined = second.map_or(0.0, |(r, table)| table.map_or(r[i], |table| affine(r[i], table)));
+        let sum = round(affine(x[i], table) + joined);
+        y[i] = if op.relu && sum < 0.0 { 0.0 } else { sum };
+    });
+    y
+}
+
+/// `[splits][3][c]`, A, B, C of `dx = A g + B x + C`, and the gradients of gamma and beta, for a gradient `g` behind the ReLU.
+pub fn gradient_tables(
+    op: &BatchNorm,
+    round: fn(f64) -> f64,
+    x: &[f64],
+    g: &[f64],
+    gamma: &[f64],
+    stats: &[f64],
+) -> [Vec<f64>; 3] {
+    let c = op.shape.c;
+    let (mut table, mut dgamma, mut dbeta) = (vec![0.0; op.grad_table_len()], vec![0.0; c], vec![0.0; c]);
+    for split in 0..op.splits_used() {
+        for (ch, gamma) in gamma.iter().enumerate() {
+            let all = elements(op, split, ch);
+            let count = all.clone().count() as f64;
+            let (mean, inv_std) = (stats[split * 3 * c + ch], stats[(split * 3 + 1) * c + ch]);
+            let sum_g = sum(round, all.clone().map(|i| g[i]));
+            let sum_product = round(sum(round, all.map(|i| g[i] * round(x[i] - mean))) * inv_std);
+            dbeta[ch] = round(dbeta[ch] + sum_g);
+            dgamma[ch] = round(dgamma[ch] + sum_product);
+            let a = round(gamma * inv_std);
+            let b = -round(round(a * inv_std) * round(sum_product / count));
+            let rows = [a, b, round(-round(a * round(sum_g / count)) - round(b * mean))];
+            (0..3).for_each(|row| table[(split * 3 + row) * c + ch] = rows[row]);
+        }
+    }
+    [table, dgamma, dbeta]
+}
+
+/// `A g + B x + C`.
+pub fn gradient(op: &BatchNorm, round: fn(f64) -> f64, x: &[f64], g: &[f64], table: &[f64]) -> Vec<f64> {
+    let c = op.shape.c;
+    let mut dx = vec![0.0; x.len()];
+    for_each_element(op, |i, split, ch| {
+        let at = |row: usize| table[(split * 3 + row) * c + ch];
+        dx[i] = round(round(round(at(0) * g[i]) + round(at(1) * x[i])) + at(2));
+    });
+    dx
+}

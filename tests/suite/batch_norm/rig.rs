@@ -1,12 +1,14 @@
 //! The cases of tests/cases/batch_norm.toml and one step of the op on them.
 
 use serde::Deserialize;
-use vcycle::device::Device;
+use vcycle::device::{Buffer, DType, Device, Slice};
+use vcycle::ops::TICKET_BYTES;
 use vcycle::ops::batch_norm::{self, BatchNorm};
 use vcycle::shape::ActivationShape;
 
-use crate::compare::{Place, garbage, integers, read, slice};
+use crate::compare::integers;
 use crate::golden::fill;
+use crate::stored;
 
 #[derive(Deserialize)]
 struct Cases {
@@ -40,8 +42,7 @@ fn one() -> usize {
 
 /// All cases but those that are there for their speed.
 pub fn cases() -> Vec<Case> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/batch_norm.toml");
-    let text = std::fs::read_to_string(path).expect("tests/cases/batch_norm.toml");
+    let text = crate::executors::cases("batch_norm");
     let cases = toml::from_str::<Cases>(&text).expect("tests/cases/batch_norm.toml").case;
     cases.into_iter().filter(|c| !c.bench).collect()
 }
@@ -65,8 +66,22 @@ impl Case {
     }
 }
 
-fn place([before, after]: [usize; 2]) -> Place {
-    Place { before, after }
+/// Scratch memory of garbage, but for the counters of tickets where kernels run.
+pub fn workspace(device: &Device, len_bytes: usize) -> Slice {
+    let mut values = vec![f32::NAN; len_bytes.div_ceil(4)];
+    if *device != Device::Cpu {
+        values[..TICKET_BYTES / 4].fill(0.0);
+    }
+    Buffer::from_host(device, &values).expect("workspace")
+}
+
+/// Fails unless the counters of tickets are zero.
+#[track_caller]
+pub fn assert_tickets_are_zero(device: &Device, workspace: &Slice) {
+    if *device != Device::Cpu {
+        let tickets = workspace.part(0, TICKET_BYTES / 4).unwrap().read::<f32>().unwrap();
+        assert!(tickets.iter().all(|t| t.to_bits() == 0), "tickets must be left at zero");
+    }
 }
 
 /// Operands of a training step.
@@ -82,6 +97,15 @@ pub struct Operands {
 }
 
 impl Operands {
+    /// As `dtype` stores them: activations alone, parameters are f32.
+    pub fn rounded(mut self, dtype: DType) -> Operands {
+        let round =
+            |values: &mut Vec<f32>| values.iter_mut().for_each(|v| *v = stored::round(dtype, f64::from(*v)) as f32);
+        [&mut self.x, &mut self.dy, &mut self.dr_before].into_iter().for_each(round);
+        self.residual.iter_mut().for_each(round);
+        self
+    }
+
     pub fn random(case: &Case) -> Operands {
         let (name, shape) = (&case.name, case.op().shape);
         let (len, c) = (shape.num_elements(), shape.c);
@@ -138,38 +162,46 @@ pub enum Share {
     AddToResidual,
 }
 
-/// One forward and backward.
+/// One forward and backward on the CPU.
 pub fn step(case: &Case, o: &Operands, share: Share) -> Results {
-    let (op, stream) = (case.op(), Device::Cpu.stream().expect("stream"));
-    let (x_place, y_place, r_place) = (place(case.x), place(case.y), place(case.r));
-    let x = x_place.tensor(op.shape, &o.x);
-    let y = y_place.garbage(op.shape);
-    let residual = o.residual.as_ref().map(|r| r_place.tensor(op.shape, r));
+    step_on(&Device::Cpu, DType::F32, case, o, share)
+}
+
+/// One forward and backward.
+pub fn step_on(device: &Device, dtype: DType, case: &Case, o: &Operands, share: Share) -> Results {
+    let (op, stream) = (case.op(), device.stream().expect("stream"));
+    let tensor = |values: &[f32], place| stored::tensor(device, dtype, op.shape, values, place);
+    let garbage = vec![f32::NAN; op.shape.num_elements()];
+    let slice = |values: &[f32]| stored::slice(device, DType::F32, values);
+    let x = tensor(&o.x, case.x);
+    let y = tensor(&garbage, case.y);
+    let residual = o.residual.as_ref().map(|r| tensor(r, case.r));
     let (gamma, beta) = (slice(&o.gamma), slice(&o.beta));
     let stats = slice(&vec![0f32; op.stats_len()]);
-    let (dgamma, dbeta) = (garbage(op.shape.c), garbage(op.shape.c));
-    let workspace = garbage(batch_norm::workspace_bytes(&stream, &op) / 4);
+    let (dgamma, dbeta) = (slice(&vec![f32::NAN; op.shape.c]), slice(&vec![f32::NAN; op.shape.c]));
+    let workspace = workspace(device, batch_norm::workspace_bytes(&stream, &op));
     batch_norm::forward_train(&stream, &op, &x, &gamma, &beta, residual.as_ref(), &y, &stats, &workspace)
         .expect("forward_train");
 
-    let dy = y_place.tensor(op.shape, &o.dy);
+    let dy = tensor(&o.dy, case.y);
     let (dx, dx_place) = match share {
-        Share::Input => (dy.clone(), y_place),
-        _ => (x_place.garbage(op.shape), x_place),
+        Share::Input => (dy.clone(), case.y),
+        _ => (tensor(&garbage, case.x), case.x),
     };
     let (dr, dr_place) = match share {
-        Share::Residual => (dy.clone(), y_place),
-        Share::AddToResidual => (r_place.tensor(op.shape, &o.dr_before), r_place),
-        _ => (r_place.garbage(op.shape), r_place),
+        Share::Residual => (dy.clone(), case.y),
+        Share::AddToResidual => (tensor(&o.dr_before, case.r), case.r),
+        _ => (tensor(&garbage, case.r), case.r),
     };
     let wanted = case.residual.then_some((&dr, share == Share::AddToResidual));
     batch_norm::backward(&stream, &op, &x, &y, &dy, &gamma, &stats, &dx, wanted, &dgamma, &dbeta, &workspace)
         .expect("backward");
+    assert_tickets_are_zero(device, &workspace);
     Results {
-        y: read(&y, y_place),
+        y: stored::read_tensor(&y, case.y),
         stats: stats.read().expect("stats"),
-        dx: read(&dx, dx_place),
-        dr: case.residual.then(|| read(&dr, dr_place)),
+        dx: stored::read_tensor(&dx, dx_place),
+        dr: case.residual.then(|| stored::read_tensor(&dr, dr_place)),
         dgamma: dgamma.read().expect("dgamma"),
         dbeta: dbeta.read().expect("dbeta"),
     }

@@ -107,6 +107,10 @@ pub(in super::super) struct Affine {
 }
 
 impl Affine {
+    pub(super) fn new(mean: Vec<f32>, scale: Vec<f32>, shift: Vec<f32>) -> Affine {
+        Affine { mean, scale, shift }
+    }
+
     /// One for each split.
     pub(in super::super) fn of_statistics(op: &BatchNorm, stats: &[f32], gamma: &[f32], beta: &[f32]) -> Vec<Affine> {
         let c = op.shape.c;

@@ -3,11 +3,13 @@
 
 mod backward;
 mod forward;
+mod tables;
 
 use std::ops::Range;
 
 pub(super) use backward::{GradAt, Slope, gradient, gradient_sums};
 pub(super) use forward::{Affine, normalise, statistics, update_running};
+pub(super) use tables::{grad_table, running_scale_shift, scale_shift};
 
 use super::BatchNorm;
 use crate::ops::rows;
