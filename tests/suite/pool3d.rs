@@ -1,5 +1,7 @@
 //! Max and average pooling: golden file, exact and random values, gradients, gaps, threads, refusals.
 
+mod kernels;
+
 use proptest::prelude::*;
 use serde::Deserialize;
 use vcycle::device::{Device, Tensor};
@@ -46,8 +48,7 @@ fn kind(name: &str) -> PoolKind {
 
 /// Name and op of each case that is not there for its speed.
 fn cases() -> Vec<(String, Pool3d)> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/pool3d.toml");
-    let text = std::fs::read_to_string(path).expect("tests/cases/pool3d.toml");
+    let text = crate::executors::cases("pool3d");
     let cases = toml::from_str::<Cases>(&text).expect("tests/cases/pool3d.toml").case;
     let op = |case: Case| {
         let [n, t, h, w, c] = case.input;

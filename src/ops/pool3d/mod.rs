@@ -1,9 +1,15 @@
 //! Max and average pooling over (t, h, w).
 
 mod cpu;
+mod fused;
+mod launch;
+mod params;
+mod plan;
 pub mod reference;
 
-use crate::device::{DType, Slice, Stream, Tensor, with_host};
+pub use fused::{NormBefore, Prologue, forward_normalised, grad_norm, workspace_bytes};
+
+use crate::device::{DType, Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
 use crate::ops::check;
 use crate::shape::ActivationShape;
@@ -83,19 +89,32 @@ impl Pool3d {
     }
 }
 
-/// Pools. `indices` (u32, one a dense output element; the winning position in the window, t-major) is written for `Max` where given.
+/// Indices hold one number a dense output element: the winning position in the window, t-major. They are u32; where kernels run
+/// and a window has at most 256 positions, they may be u8.
+fn check_indices(name: &'static str, stream: &Stream, op: &Pool3d, indices: &Slice) -> Result<()> {
+    let positions = op.kernel.iter().product::<usize>();
+    let may_be_short = *stream.device() != Device::Cpu && positions <= 256;
+    let dtype = if may_be_short && indices.dtype() == DType::U8 { DType::U8 } else { DType::U32 };
+    check::slice(name, "indices", indices, op.output().num_elements(), dtype)
+}
+
+/// Pools. `indices` (one a dense output element; the winning position in the window, t-major) is written for `Max` where given. It
+/// holds u32; where kernels run and a window has at most 256 positions, it may hold u8 instead.
 ///
 /// A NaN in a window wins.
 pub fn forward(stream: &Stream, op: &Pool3d, input: &Tensor, output: &Tensor, indices: Option<&Slice>) -> Result<()> {
     const OP: &str = "pool3d forward";
     op.check()?;
-    check::tensor(OP, "input", input, op.input)?;
-    check::tensor(OP, "output", output, op.output())?;
+    let dtype = check::activation_dtype(OP, stream, "input", input)?;
+    check::tensor_of(OP, "input", input, op.input, dtype)?;
+    check::tensor_of(OP, "output", output, op.output(), dtype)?;
     let indices = indices.filter(|_| op.kind == PoolKind::Max);
     if let Some(indices) = indices {
-        check::slice(OP, "indices", indices, op.output().num_elements(), DType::U32)?;
+        check_indices(OP, stream, op, indices)?;
     }
-    check::on_cpu(OP, stream)?;
+    if *stream.device() != Device::Cpu {
+        return launch::forward(stream, OP, op, None, input, output, indices);
+    }
     match indices {
         Some(indices) => with_host([input.memory()], [output.memory(), indices], |[x], [y, i]| {
             cpu::forward_max(op, input.view(x.get()?), output.view_mut(y.into_mut()?), Some(i.into_mut()?));
@@ -124,15 +143,18 @@ pub fn grad_input(
 ) -> Result<()> {
     const OP: &str = "pool3d grad_input";
     op.check()?;
-    check::tensor(OP, "grad_output", grad_output, op.output())?;
-    check::tensor(OP, "grad_input", grad_input, op.input)?;
+    let dtype = check::activation_dtype(OP, stream, "grad_output", grad_output)?;
+    check::tensor_of(OP, "grad_output", grad_output, op.output(), dtype)?;
+    check::tensor_of(OP, "grad_input", grad_input, op.input, dtype)?;
     let (dy, dx) = (grad_output.memory(), grad_input.memory());
     match op.kind {
         PoolKind::Max => {
             let indices =
                 indices.ok_or_else(|| Error::shape(OP, "max pooling needs the indices that forward wrote"))?;
-            check::slice(OP, "indices", indices, op.output().num_elements(), DType::U32)?;
-            check::on_cpu(OP, stream)?;
+            check_indices(OP, stream, op, indices)?;
+            if *stream.device() != Device::Cpu {
+                return launch::grad_input(stream, OP, op, grad_output, Some(indices), grad_input, accumulate);
+            }
             with_host([dy, indices], [dx], |[dy, i], [dx]| {
                 let dx = grad_input.view_mut(dx.into_mut()?);
                 cpu::grad_input_max(op, grad_output.view(dy.get()?), i.get()?, dx, accumulate);
@@ -140,7 +162,9 @@ pub fn grad_input(
             })
         }
         PoolKind::Average => {
-            check::on_cpu(OP, stream)?;
+            if *stream.device() != Device::Cpu {
+                return launch::grad_input(stream, OP, op, grad_output, None, grad_input, accumulate);
+            }
             with_host([dy], [dx], |[dy], [dx]| {
                 let dx = grad_input.view_mut(dx.into_mut()?);
                 cpu::grad_input_average(op, grad_output.view(dy.get()?), dx, accumulate);
