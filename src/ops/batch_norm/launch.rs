@@ -19,7 +19,7 @@ fn address(slice: Option<&Slice>) -> u64 {
     slice.map_or(0, Slice::address)
 }
 
-fn present<'a, const N: usize>(slices: [Option<&'a Slice>; N]) -> impl Iterator<Item = &'a Slice> {
+fn present<const N: usize>(slices: [Option<&Slice>; N]) -> impl Iterator<Item = &Slice> {
     slices.into_iter().flatten()
 }
 

@@ -68,7 +68,7 @@ mod tests {
         ] {
             let [n, t, h, w, c] = shape;
             let op = BatchNorm { shape: ActivationShape::new(n, t, h, w, c), splits, eps: 1e-5, relu: true };
-            let wide = c % 8 == 0;
+            let wide = c.is_multiple_of(8);
             let plan = sums("batch_norm statistics", &op, STATISTICS, DType::Bf16, wide).unwrap();
             let blocks = each("batch_norm apply", &op, APPLY, DType::Bf16, wide).unwrap();
             let blocks = blocks.tiles.num_tiles() * blocks.columns;

@@ -86,8 +86,8 @@ fn a_mean_far_from_zero_costs_no_digits() {
                 let (op, c) = (case.op(), case.op().shape.c);
                 let want =
                     reference::forward(&op, exact, &as_f64(&o.x), &as_f64(&o.gamma), &as_f64(&o.beta), None).stats;
-                for i in 0..op.splits_used() * 3 * c {
-                    let error = (f64::from(got.stats[i]) / want[i] - 1.0).abs();
+                for (i, (got, want)) in got.stats.iter().zip(&want).take(op.splits_used() * 3 * c).enumerate() {
+                    let error = (f64::from(*got) / want - 1.0).abs();
                     // Means of parts are rounded to 2^-24 of 100 deviations: that is what the variance may be off by.
                     assert!(
                         error < 100.0 * 2f64.powi(-24),
@@ -109,7 +109,7 @@ fn statistics_of_whole_numbers_are_exact() {
             let op = BatchNorm { shape, splits, eps: 0.0, relu: false };
             // Channel ch alternates between ch - 4 and ch + 4: mean ch, variance 16.
             let centre = |i: usize| (i % c % 32) as f32;
-            let sign = |i: usize| if i / c % 2 == 0 { 1.0 } else { -1.0 };
+            let sign = |i: usize| if (i / c).is_multiple_of(2) { 1.0 } else { -1.0 };
             let x: Vec<f32> = (0..shape.num_elements()).map(|i| centre(i) + 4.0 * sign(i)).collect();
             let want: Vec<f32> = (0..x.len()).map(|i| 1.0 + 2.0 * sign(i)).collect();
             for dtype in DTYPES {

@@ -184,7 +184,7 @@ fn batch_norm_and_relu_on_load() {
             for (dtype, index) in [(DType::Bf16, DType::U8), (DType::F16, DType::U32), (DType::F32, DType::U8)] {
                 in_modes(&device, &op, dtype, |mode| {
                     let stream = device.stream().unwrap();
-                    let gap = if op.input.c % 8 == 0 { [8, 8] } else { [1, 0] };
+                    let gap = if op.input.c.is_multiple_of(8) { [8, 8] } else { [1, 0] };
                     let input = tensor(&device, dtype, op.input, &x, gap);
                     let output = tensor(&device, dtype, op.output(), &vec![f32::NAN; y.len()], gap);
                     let indices = new_indices(&device, index, y.len());
