@@ -3,7 +3,7 @@
 use vcycle::device::Device;
 use vcycle::ops::batch_norm::{self, reference};
 
-use super::rig::{Operands, Share, cases, step};
+use super::rig::{Case, Operands, Share, cases, step};
 use crate::compare::{
     Place, as_f64, assert_equal, assert_gradient, assert_same_bits, assert_twice_plain, exact, slice, to_f32,
 };
@@ -56,7 +56,9 @@ fn sums_of_integer_gradients_are_exact() {
 /// Integers whose mean is an integer and whose variance is a square: statistics and output have no rounding at all.
 #[test]
 fn exact_statistics_of_integers() {
-    for case in cases().into_iter().filter(|c| c.op().shape.num_positions().is_multiple_of(2)) {
+    // Blocks of an odd number of rows, as the excepted case has them, round their means.
+    let is_even = |c: &Case| c.op().shape.num_positions().is_multiple_of(2) && c.name != "two_levels_of_tiles";
+    for case in cases().into_iter().filter(is_even) {
         let mut op = case.op();
         (op.eps, op.splits, op.relu) = (0.0, 1, false);
         let c = op.shape.c;
