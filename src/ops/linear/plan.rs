@@ -43,9 +43,10 @@ pub(super) struct Plan {
     pub workspace_bytes: usize,
 }
 
-/// Tickets, which lie at the start of the workspace: one a tile, and only few tiles are split. The same for all products, so
-/// that one workspace serves them all.
-pub(super) const TICKETS_BYTES: usize = 4 * GOOD_BLOCKS;
+/// Tickets, which lie at the start of the workspace: one a tile, and only few tiles are split. The same for all ops, so that
+/// one workspace serves them all.
+pub(super) const TICKETS_BYTES: usize = crate::ops::TICKET_BYTES;
+const _: () = assert!(4 * GOOD_BLOCKS <= TICKETS_BYTES);
 
 /// Plans a product. Without a workspace there is one split.
 pub(super) fn plan(
@@ -133,6 +134,6 @@ mod tests {
     #[test]
     fn the_workspace_holds_tickets_and_sums() {
         let plan = plan(Direction::Forward, DType::F16, [8, 400, 2304], true, false);
-        assert_eq!(plan.workspace_bytes, 512 + 4 * 9 * 7 * 16 * 64);
+        assert_eq!(plan.workspace_bytes, TICKETS_BYTES + 4 * 9 * 7 * 16 * 64);
     }
 }
