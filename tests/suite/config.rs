@@ -145,7 +145,7 @@ fn wrong_types_say_what_was_expected() {
     );
     assert_refused("TRAIN: {BATCH_SIZE: 8.5}", &[], &["an integer", "8.5"]);
     assert_refused("TRAIN: {BATCH_SIZE: -8}", &[], &["an integer >= 0", "-8"]);
-    assert_refused("SOLVER: {BASE_LR: yes}", &[], &["a number", "boolean"]);
+    assert_refused("SOLVER: {BASE_LR: yes}", &[], &["a number", "True"]);
     assert_refused("SOLVER: {NESTEROV: 1}", &[], &["a boolean"]);
     assert_refused("DATA: {MEAN: [1, 2]}", &[], &["a list of 3 numbers", "[1, 2]"]);
     assert_refused("TRAIN: 5", &[], &["TRAIN", "a section"]);
