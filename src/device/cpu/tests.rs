@@ -210,13 +210,14 @@ fn outer_sums_stay_inside_their_operands() {
             let (lines, line) = (1 + random.below(6), 1 + random.below(5));
             let (x_step, dy_step) = (random.below(columns + 3), rows + random.below(3));
             let at_end = round % 3 != 0;
-            let x = guarded(&random.floats(columns + line * x_step + 13), at_end);
+            let x_len = columns + line * x_step + 13;
+            let x = guarded(&random.floats(x_len), at_end);
             let dy = guarded(&random.floats((lines * line - 1) * dy_step + rows), at_end);
             // A run a line and tap, of as many positions as fit; none now and then.
             let count = |line_idx: usize, tap: usize| (line_idx * 5 + tap * 3) % (line + 1);
             let run = |line_idx: usize, tap: usize| {
                 let count = count(line_idx, tap);
-                let last = x.len() - columns - count.saturating_sub(1) * x_step;
+                let last = x_len - columns - count.saturating_sub(1) * x_step;
                 Run { x: if tap == 0 { last } else { line_idx % (last + 1) }, position: line_idx * line, count }
             };
             let middle = random.below(lines + 1);
