@@ -40,8 +40,8 @@ pub fn bench(c: &mut Criterion) {
         let tensor = |shape, seed| random_tensor(device, dtype, shape, seed);
         let [q, y, dy, dq] = [1, 2, 3, 4].map(|seed| tensor(of_q, seed));
         let [k, v, dk, dv] = [5, 6, 7, 8].map(|seed| tensor(of_k, seed));
-        let [sums, scratch] =
-            [(); 2].map(|()| Buffer::from_host(device, &vec![0f32; of_q.num_positions()]).expect("rows"));
+        let floats = |len| Buffer::from_host(device, &vec![0f32; len]).expect("rows");
+        let (sums, scratch) = (floats(of_q.num_positions()), floats(attention::workspace_bytes(&q) / 4));
         let inputs = Heads { query: &q, key: &k, value: &v };
         let grads = Heads { query: &dq, key: &dk, value: &dv };
         let kind = Instantiation::Softmax;

@@ -279,6 +279,6 @@ fn what_does_not_fit_is_refused() {
         let grads = Heads { query: &grads[0], key: &grads[1], value: &grads[2] };
         let y = tensor(dtype, 2, 3, 8);
         let result = attention::backward(&stream, Instantiation::Softmax, &inputs, &y, &rows(6), &y, &grads, &rows(5));
-        assert!(result.unwrap_err().to_string().contains("workspace must have at least 24 bytes, got 20"));
+        assert!(result.unwrap_err().to_string().contains("workspace must have at least"));
     }
 }

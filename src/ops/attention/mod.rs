@@ -17,7 +17,7 @@ pub mod reference;
 
 use crate::device::{DType, Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
-use crate::ops::check;
+use crate::ops::{TICKET_BYTES, check};
 
 /// Most channels of a head.
 pub const MAX_DEPTH: usize = 512;
@@ -91,9 +91,10 @@ pub fn forward(
     })
 }
 
-/// Bytes of the scratch memory of [`backward`] for queries of this shape: f32, of any content.
+/// Bytes of the scratch memory of [`backward`] for queries of this shape: f32. The op counts no tickets; what begins with
+/// [`TICKET_BYTES`] of them can still be shared with ops that do.
 pub fn workspace_bytes(query: &Tensor) -> usize {
-    4 * query.shape().num_positions()
+    TICKET_BYTES + 4 * query.shape().num_positions()
 }
 
 /// Gradients of queries, keys and values; all are overwritten. `output` and `log2_sum` are those of [`forward`]. Scores are formed
@@ -121,7 +122,7 @@ pub fn backward(
     check::tensor_of(BACKWARD, "the values' gradient", grads.value, of_key, dtype)?;
     check_rows(&sizes, kind, "log2_sum", log2_sum)?;
     check::workspace(BACKWARD, workspace, workspace_bytes(inputs.query))?;
-    let delta = workspace.part(0, sizes.clips * sizes.queries)?;
+    let delta = workspace.part(TICKET_BYTES / 4, sizes.clips * sizes.queries)?;
     if *stream.device() != Device::Cpu {
         return launch::backward(stream, kind, &sizes, inputs, output, log2_sum, grad_output, grads, &delta);
     }

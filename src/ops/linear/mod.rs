@@ -32,7 +32,7 @@ pub fn forward(stream: &Stream, input: &Tensor, weight: &Slice, bias: Option<&Sl
     run_forward(stream, input, weight, bias, output, None)
 }
 
-/// [`forward`] with scratch memory, f32, whose first 512 bytes are zero before the first use.
+/// [`forward`] with scratch memory, f32, whose first [`TICKET_BYTES`](crate::ops::TICKET_BYTES) are zero.
 ///
 /// # Errors
 /// As [`forward`]; less than [`workspace_bytes`].

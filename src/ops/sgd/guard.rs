@@ -85,7 +85,8 @@ impl LossScaling {
 pub struct Guard<'a> {
     /// [`State`] as u32 words.
     pub state: &'a Slice,
-    /// f32, [`RangeTable::workspace_bytes`](super::RangeTable::workspace_bytes), zeroed when made.
+    /// f32, [`RangeTable::workspace_bytes`](super::RangeTable::workspace_bytes), the first
+    /// [`TICKET_BYTES`](crate::ops::TICKET_BYTES) of it zero.
     pub workspace: &'a Slice,
     /// One u32 that batch norm sets where its statistics are not finite. The step reads and clears it. A set flag skips the step
     /// but leaves the loss scale: an overflow in the forward pass is not its fault.

@@ -4,6 +4,7 @@ use super::params::{CheckParams, UpdateParams};
 use super::{Arrays, Guard, OP, RangeTable, Sgd};
 use crate::device::{DType, LaunchConfig, Slice, Stream, launch};
 use crate::error::{Error, Result};
+use crate::ops::TICKET_BYTES;
 
 /// Threads of a block (`THREADS` in the kernels).
 const THREADS: u32 = 256;
@@ -38,7 +39,7 @@ fn check(stream: &Stream, op: &Sgd, table: &RangeTable, grads: &Slice, guard: &G
     let params = CheckParams {
         tasks: table.tasks().address(),
         grads: grads.address(),
-        partials: guard.workspace.address() + 4,
+        partials: guard.workspace.address() + TICKET_BYTES as u64,
         ticket: guard.workspace.address(),
         state: guard.state.address(),
         skip_flag: guard.skip_flag.map_or(0, Slice::address),

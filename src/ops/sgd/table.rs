@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::{ParamRange, check_ranges};
 use crate::device::{Buffer, Device, Slice};
 use crate::error::{Error, Result};
+use crate::ops::TICKET_BYTES;
 
 /// Elements of a tile (`SGD_TILE` in the kernels).
 const TILE: usize = 4096;
@@ -50,9 +51,9 @@ impl RangeTable {
         &self.ranges
     }
 
-    /// Bytes of [`Guard::workspace`](super::Guard::workspace), which is zeroed once, when it is made.
+    /// Bytes of [`Guard::workspace`](super::Guard::workspace).
     pub fn workspace_bytes(&self) -> usize {
-        4 * (1 + self.num_tasks)
+        TICKET_BYTES + 4 * self.num_tasks
     }
 
     /// Elements of the arrays.

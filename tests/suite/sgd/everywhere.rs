@@ -256,7 +256,7 @@ fn what_does_not_fit_is_refused_everywhere() {
         };
         refused(good, Some(&Guard { state: &rig.flag, ..guard }), "state must have 9 elements");
         let small = rig.workspace.part(0, 1).unwrap();
-        refused(good, Some(&Guard { workspace: &small, ..guard }), "workspace must have at least 8 bytes");
+        refused(good, Some(&Guard { workspace: &small, ..guard }), "workspace must have at least");
         refused(good, Some(&Guard { max_grad_norm: 0.0, ..guard }), "max_grad_norm must be positive");
         if device != Device::Cpu {
             let wide = stored::slice(&device, DType::F32, &[0.0; 41]);
