@@ -64,6 +64,7 @@ HOST_DEVICE AxisClass grad_class(const ConvAxis& a, int32_t parity) {
     const int32_t rows = parity < a.input ? (a.input - parity + a.stride - 1) / a.stride : 0;
     AxisClass c = {rows, a.stride, parity, 1, 0, 0, 0, 0, 1};
     int32_t found = 0;
+#pragma unroll 1
     for (int32_t k = 0; k < a.filter && found < 2; k++) {
         if ((parity - a.first - k * a.dilation) % a.stride != 0) continue;
         if (found++ == 0) c.first_tap = k;
@@ -86,6 +87,11 @@ struct Position {
 HOST_DEVICE Position position_of_row(uint32_t row, const FastDiv& t, const FastDiv& h, const FastDiv& w) {
     const uint32_t nth = w.quotient(row), nt = h.quotient(nth), n = t.quotient(nt);
     return {int32_t(n), int32_t(nt - n * t.divisor), int32_t(nth - nt * h.divisor), int32_t(row - nth * w.divisor)};
+}
+// The same where the sizes are known on the device alone.
+HOST_DEVICE Position position_of_row(uint32_t row, int32_t t, int32_t h, int32_t w) {
+    const uint32_t nth = row / uint32_t(w), nt = nth / uint32_t(h), n = nt / uint32_t(t);
+    return {int32_t(n), int32_t(nt - n * t), int32_t(nth - nt * h), int32_t(row - nth * w)};
 }
 HOST_DEVICE int64_t row_of_position(const Position& p, int32_t t, int32_t h, int32_t w) {
     return ((int64_t(p.n) * t + p.t) * h + p.h) * w + p.w;
@@ -118,19 +124,79 @@ HOST_DEVICE int64_t position_of_element(int64_t element, int32_t pitch) { return
 
 // ---- tiles -------------------------------------------------------------------------------------------------------------
 
-// Tiles of tile_m rows, numbered by split, then class, then row: none holds rows of two splits or classes.
-struct TileRows {
-    int32_t split, cls;
-    uint32_t first_row, num_rows;  // rows of this class in the whole batch: row 0 is of clip 0
-    uint32_t tile_of_split;
+// The gather of a whole convolution.
+struct ConvGather {
+    ConvAxis t, h, w;
+    int32_t n, clips_per_split, splits;  // every split but the last has clips_per_split clips
+    int32_t is_grad;
+};
+// One class of rows: what its axes are, and how many rows a clip has.
+struct RowClass {
+    AxisClass t, h, w;
+    uint32_t rows_per_clip;
 };
 
-// Clips of a split: every one but the last has per_split.
-HOST_DEVICE int32_t clips_of_split(int32_t split, int32_t per_split, int32_t n) {
-    const int32_t left = n - split * per_split;
-    return left < per_split ? left : per_split;
+HOST_DEVICE int32_t num_classes(const ConvGather& g) { return g.is_grad ? g.t.stride * g.h.stride * g.w.stride : 1; }
+HOST_DEVICE uint32_t rows_of_parity(const ConvAxis& a, int32_t parity) {
+    return parity < a.input ? (a.input - parity + a.stride - 1) / a.stride : 0;
+}
+HOST_DEVICE uint32_t rows_per_clip(const ConvGather& g, int32_t cls) {
+    if (!g.is_grad) return uint32_t(g.t.output) * g.h.output * g.w.output;
+    const int32_t th = cls / g.w.stride, t = th / g.h.stride;
+    return rows_of_parity(g.t, t) * rows_of_parity(g.h, th - t * g.h.stride) *
+           rows_of_parity(g.w, cls - th * g.w.stride);
+}
+HOST_DEVICE RowClass row_class(const ConvGather& g, int32_t cls) {
+    const uint32_t rows = rows_per_clip(g, cls);
+    if (!g.is_grad) return {forward_class(g.t), forward_class(g.h), forward_class(g.w), rows};
+    const int32_t th = cls / g.w.stride, t = th / g.h.stride;
+    return {grad_class(g.t, t), grad_class(g.h, th - t * g.h.stride), grad_class(g.w, cls - th * g.w.stride), rows};
+}
+HOST_DEVICE int32_t clips_of_split(const ConvGather& g, int32_t split) {
+    return split + 1 < g.splits ? g.clips_per_split : g.n - split * g.clips_per_split;
 }
 HOST_DEVICE uint32_t tiles_of(uint32_t rows, uint32_t tile_m) { return (rows + tile_m - 1) / tile_m; }
+HOST_DEVICE uint32_t tiles_of_split(const ConvGather& g, int32_t split, uint32_t tile_m) {
+    uint32_t tiles = 0;
+#pragma unroll 1
+    for (int32_t cls = 0; cls < num_classes(g); cls++)
+        tiles += tiles_of(clips_of_split(g, split) * rows_per_clip(g, cls), tile_m);
+    return tiles;
+}
+
+// Tiles of tile_m rows are numbered by split, then class, then row: none holds rows of two splits or two classes.
+struct TileRows {
+    int32_t split, cls;
+    uint32_t first_row, num_rows;  // of the class's rows in the whole batch: row 0 is of clip 0
+    uint32_t tile_of_split;
+};
+HOST_DEVICE TileRows rows_of_tile(const ConvGather& g, uint32_t tile, uint32_t tiles_per_split, uint32_t tile_m) {
+    TileRows to = {};
+    const uint32_t split = tile / tiles_per_split;
+    to.split = split < uint32_t(g.splits) ? int32_t(split) : g.splits - 1;
+    to.tile_of_split = tile - to.split * tiles_per_split;
+    uint32_t rest = to.tile_of_split;
+    const uint32_t clips = clips_of_split(g, to.split);
+#pragma unroll 1
+    for (to.cls = 0;; to.cls++) {
+        const uint32_t per_clip = rows_per_clip(g, to.cls), rows = clips * per_clip, tiles = tiles_of(rows, tile_m);
+        if (rest < tiles) {
+            const uint32_t left = rows - rest * tile_m;
+            to.first_row = uint32_t(to.split) * g.clips_per_split * per_clip + rest * tile_m;
+            to.num_rows = left < tile_m ? left : tile_m;
+            return to;
+        }
+        rest -= tiles;
+    }
+}
+HOST_DEVICE uint32_t tile_of_row(const ConvGather& g, int32_t cls, uint32_t row, uint32_t tiles_per_split,
+                                 uint32_t tile_m) {
+    const uint32_t rows_of_split = g.clips_per_split * rows_per_clip(g, cls), split = row / rows_of_split;
+    uint32_t tile = split * tiles_per_split + (row - split * rows_of_split) / tile_m;
+    for (int32_t before = 0; before < cls; before++)
+        tile += tiles_of(clips_of_split(g, int32_t(split)) * rows_per_clip(g, before), tile_m);
+    return tile;
+}
 
 // ---- shared memory -----------------------------------------------------------------------------------------------------
 

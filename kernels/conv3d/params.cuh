@@ -15,3 +15,66 @@ struct PrologueParams {
     int32_t has_relu, reserved;
 };
 static_assert(sizeof(PrologueParams) == 56, "mirrored in Rust");
+
+// A batch norm whose gradient begins at the input of the convolution.
+struct GradNormParams {
+    uint64_t y;           // 16-bit [positions][y_pitch]
+    uint64_t stats;       // f32 [splits][3][channels]: mean, inverse deviation, unbiased variance
+    uint64_t gamma;       // f32 [channels]
+    uint64_t grad_table;  // f32 [splits][3][channels], written
+    uint64_t grad_gamma, grad_beta;  // f32 [channels], written
+    int32_t y_pitch, reserved;
+};
+static_assert(sizeof(GradNormParams) == 56, "mirrored in Rust");
+
+// What happens to the sums, in this order; an address of 0 leaves a step out.
+struct EpilogueParams {
+    uint64_t bias;        // f32 [channels]: added
+    uint64_t add;         // 16-bit [positions][add_pitch]: added; may be the target itself
+    uint64_t mask;        // 16-bit [positions][mask_pitch]: kept where it is positive, else 0
+    uint64_t mask_table;  // f32 [splits][2][channels]: the mask is scale * mask + shift
+    // The statistics of the target: f32 [channels], unless said otherwise.
+    uint64_t gamma, beta;
+    uint64_t stats;        // written: [splits][3][channels]
+    uint64_t scale_shift;  // written: [splits][2][channels]
+    uint64_t running_mean, running_var;  // updated; 0: none
+    uint64_t skip;         // u32, set where a statistic is not finite; 0: none
+    GradNormParams norms[2];
+    float eps, momentum;
+    int32_t add_pitch, mask_pitch;
+    int32_t has_relu;
+    int32_t num_norms;     // gradient sums for so many
+};
+static_assert(sizeof(EpilogueParams) == 224, "mirrored in Rust");
+
+struct Conv3dParams {
+    uint64_t source;      // 16-bit [n][t][h][w][source_pitch]: the input, or the gradient of the output
+    uint64_t filter;      // 16-bit [c_out][ft][fh][fw][c_in / groups]
+    uint64_t target;      // 16-bit [n][t][h][w][target_pitch]: the output, or the gradient of the input
+    uint64_t tickets;     // u32 [columns][splits * groups_per_split + 1], then [columns][tiles] with slices; zero
+    uint64_t partials;    // f32 [tiles][rows of sums][channels]
+    uint64_t group_partials;  // f32 [splits * groups_per_split][rows of sums][channels]
+    uint64_t slice_sums;  // f32 [columns][tiles][slices][TILE_M * TILE_N]
+    PrologueParams prologue;
+    EpilogueParams epilogue;
+    ConvGather gather;
+    FastDiv source_chunks;  // 16-byte chunks of the source's channels, of a group
+    int32_t source_channels, target_channels;  // of a group
+    int32_t source_pitch, target_pitch;
+    int32_t columns;         // tiles of target channels, of all groups
+    uint32_t tiles_per_split;
+    uint32_t group_tiles, groups_per_split;  // tiles whose statistics are joined first
+    int32_t slices;          // parts of gemm_k that blocks of their own sum up
+    int32_t groups;
+    int32_t reserved;
+};
+static_assert(sizeof(Conv3dParams) == 56 + 56 + 224 + 88 + 12 + 44, "mirrored in Rust");
+
+// For the kernel that stores what a prologue of two tensors makes.
+struct PrologueOnlyParams {
+    uint64_t source;  // 16-bit [positions][source_pitch]
+    PrologueParams prologue;
+    uint64_t positions, positions_per_split;
+    int32_t source_pitch, reserved;
+};
+static_assert(sizeof(PrologueOnlyParams) == 88, "mirrored in Rust");

@@ -1,4 +1,10 @@
-//! conv3d: exact, random, gradient and repeat tests over tests/cases/conv3d.toml; golden cases; refusals.
+//! conv3d: exact, random, gradient and repeat tests over tests/cases/conv3d.toml; golden cases; refusals. This file has the
+//! native form and the reference, `kernels` the plain kernels, `fused` and `fused_grad` prologues and epilogues.
+
+mod fused;
+mod fused_grad;
+mod kernels;
+mod typed;
 
 use serde::Deserialize;
 use vcycle::device::{Buffer, DType, Device, Slice, Stream, Tensor};
@@ -32,6 +38,8 @@ struct Case {
     input_pitch: usize,
     #[serde(default)]
     output_pitch: usize,
+    #[serde(default)]
+    all_modes: bool,
 }
 
 fn one() -> [usize; 3] {
@@ -54,9 +62,7 @@ impl Case {
 }
 
 fn cases() -> Vec<Case> {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cases/conv3d.toml");
-    let text = std::fs::read_to_string(path).expect("tests/cases/conv3d.toml");
-    toml::from_str::<Cases>(&text).expect("tests/cases/conv3d.toml").case
+    toml::from_str::<Cases>(&crate::executors::cases("conv3d")).expect("tests/cases/conv3d.toml").case
 }
 
 /// The operands of all three directions, dense.

@@ -92,6 +92,17 @@ pub(super) fn is_cpu(op: &'static str, stream: &Stream) -> Result<()> {
     }
 }
 
+/// Fused forms exist as kernels alone.
+pub(super) fn has_kernels(op: &'static str, stream: &Stream) -> Result<()> {
+    match stream.device() {
+        Device::Cpu => Err(Error::unsupported(
+            format!("{op} with a prologue or an epilogue"),
+            "the cpu executor has no fused form; call batch_norm, pointwise and conv3d one by one",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The workspace as f32, a remainder of 1 to 3 bytes cut off.
 pub(super) fn scratch<'a>(workspace: &Slice, host: HostWrite<'a>) -> Result<&'a mut [f32]> {
     if workspace.dtype() == DType::F32 {

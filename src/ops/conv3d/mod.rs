@@ -6,6 +6,9 @@
 mod check;
 pub(super) mod cpu;
 mod fused;
+mod launch;
+mod params;
+mod plan;
 #[doc(hidden)]
 pub mod reference;
 
@@ -83,12 +86,27 @@ impl Conv3d {
 pub fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction) -> usize {
     match stream.device() {
         Device::Cpu => Isa::chosen().map_or(0, |isa| cpu::workspace_len(isa, op, direction) * size_of::<f32>()),
-        _ => 0,
+        _ if direction == Direction::GradFilter => 0,
+        _ => launch::workspace_bytes(stream, op, direction, 1, 0),
     }
 }
 
-/// `output = conv(input, filter) + bias`, f32. `bias` holds `c_out` elements, `workspace` is f32 or u8 memory of at least
+/// Bytes of scratch memory for [`forward_fused`] and [`grad_input_fused`], with any prologue and epilogue of so many splits.
+/// Its first 16 KiB (more where there are very many channels) count blocks: they must be zero before the first call, and every
+/// call leaves them zero. Calls one after another may share it.
+pub fn workspace_bytes_fused(stream: &Stream, op: &Conv3d, direction: Direction, splits: usize) -> usize {
+    match (stream.device(), direction) {
+        (Device::Cpu, _) | (_, Direction::GradFilter) => 0,
+        (_, Direction::Forward) => launch::workspace_bytes(stream, op, direction, splits, 2),
+        (_, Direction::GradInput) => launch::workspace_bytes(stream, op, direction, splits, 3),
+    }
+}
+
+/// `output = conv(input, filter) + bias`. `bias` holds `c_out` elements, `workspace` is f32 or u8 memory of at least
 /// [`workspace_bytes`]. Channels of `output`'s memory beyond its own (a channel pitch) are left alone.
+///
+/// On `Cpu` all is f32. Elsewhere input, filter and output are bf16 or f16, the bias f32, and the workspace is as
+/// [`workspace_bytes_fused`] says.
 ///
 /// # Errors
 /// [`Error::Shape`] where sizes, types or the workspace do not fit `op`; [`Error::Unsupported`] where the executor has no
@@ -103,6 +121,11 @@ pub fn forward(
     workspace: &Slice,
 ) -> Result<()> {
     const OP: &str = "conv3d forward";
+    if *stream.device() != Device::Cpu {
+        let epilogue =
+            bias.map_or(Epilogue::None, |b| Epilogue::Evaluation(Evaluation { bias: Some(b), ..Default::default() }));
+        return forward_fused(stream, op, input, None, filter, &epilogue, output, workspace);
+    }
     check::sizes(op)?;
     check::tensor(OP, "input", input, op.input)?;
     check::tensor(OP, "output", output, op.output())?;
@@ -131,7 +154,35 @@ pub fn forward(
     )
 }
 
-/// `grad_input = conv^T(grad_output, filter)`, or added to it where `accumulate` is set. f32; `workspace` as in
+/// [`forward`] with what happens before and after it in a network: see [`Prologue`] and [`Epilogue`]. Runs on kernels only; on
+/// `Cpu` call the ops one by one.
+///
+/// # Errors
+/// As [`forward`], and where splits differ.
+#[allow(clippy::too_many_arguments)]
+pub fn forward_fused(
+    stream: &Stream,
+    op: &Conv3d,
+    input: &Tensor,
+    prologue: Option<&Prologue<'_>>,
+    filter: &Slice,
+    epilogue: &Epilogue<'_>,
+    output: &Tensor,
+    workspace: &Slice,
+) -> Result<()> {
+    const OP: &str = "conv3d forward";
+    check::sizes(op)?;
+    check::has_kernels(OP, stream)?;
+    let checker = launch::checker(OP, input)?;
+    checker.tensor("input", input, op.input)?;
+    checker.tensor("output", output, op.output())?;
+    checker.slice("filter", filter, checker.dtype, op.filter_len())?;
+    prologue.map_or(Ok(()), |p| checker.prologue(p, op.input))?;
+    checker.epilogue(epilogue, op.output())?;
+    launch::forward(stream, op, input, prologue, filter, epilogue, output, workspace)
+}
+
+/// `grad_input = conv^T(grad_output, filter)`, or added to it where `accumulate` is set. Types and `workspace` as in
 /// [`forward`].
 ///
 /// # Errors
@@ -146,6 +197,10 @@ pub fn grad_input(
     workspace: &Slice,
 ) -> Result<()> {
     const OP: &str = "conv3d grad_input";
+    if *stream.device() != Device::Cpu {
+        let epilogue = GradEpilogue { add: accumulate.then_some(grad_input), ..Default::default() };
+        return grad_input_fused(stream, op, grad_output, None, filter, &epilogue, grad_input, workspace);
+    }
     check::sizes(op)?;
     check::tensor(OP, "grad_output", grad_output, op.output())?;
     check::tensor(OP, "grad_input", grad_input, op.input)?;
@@ -166,6 +221,34 @@ pub fn grad_input(
         );
         Ok(())
     })
+}
+
+/// [`grad_input`] with what happens before and after it in a network: see [`GradTable`] and [`GradEpilogue`]. Runs on kernels
+/// only; on `Cpu` call the ops one by one.
+///
+/// # Errors
+/// As [`forward`], and where splits differ.
+#[allow(clippy::too_many_arguments)]
+pub fn grad_input_fused(
+    stream: &Stream,
+    op: &Conv3d,
+    grad_output: &Tensor,
+    table: Option<&GradTable<'_>>,
+    filter: &Slice,
+    epilogue: &GradEpilogue<'_>,
+    grad_input: &Tensor,
+    workspace: &Slice,
+) -> Result<()> {
+    const OP: &str = "conv3d grad_input";
+    check::sizes(op)?;
+    check::has_kernels(OP, stream)?;
+    let checker = launch::checker(OP, grad_output)?;
+    checker.tensor("grad_output", grad_output, op.output())?;
+    checker.tensor("grad_input", grad_input, op.input)?;
+    checker.slice("filter", filter, checker.dtype, op.filter_len())?;
+    table.map_or(Ok(()), |t| checker.grad_table(t, op.output()))?;
+    checker.grad_epilogue(epilogue, op.input)?;
+    launch::grad_input(stream, op, grad_output, table, filter, epilogue, grad_input, workspace)
 }
 
 /// Filter gradient, and the bias gradient where asked for, f32; both are overwritten. `workspace` as in [`forward`]. Sums

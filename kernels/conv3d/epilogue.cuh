@@ -1,0 +1,179 @@
+// From the tile's sums in shared memory to the target: bias, the other tensor, ReLU or mask, rounding, store; and the
+// partial sums of what was stored. The options are branches that are the same for all threads.
+#pragma once
+#include "prologue.cuh"
+#include "statistics.cuh"
+
+// Eight channels, of which `left` exist; CHECKED: one by one, at any alignment.
+template <class T, bool CHECKED>
+__device__ __forceinline__ Vec<T, 8> load_chunk(uint64_t base, int64_t element, int left) {
+    const T* from = reinterpret_cast<const T*>(base) + element;
+    if constexpr (CHECKED) {
+        Vec<T, 8> to;
+#pragma unroll
+        for (int i = 0; i < 8; i++) to.e[i] = i < left ? from[i] : from_f32<T>(0.0f);
+        return to;
+    } else {
+        return *reinterpret_cast<const Vec<T, 8>*>(from);
+    }
+}
+template <class T, bool CHECKED>
+__device__ __forceinline__ void store_chunk(uint64_t base, int64_t element, int left, const Vec<T, 8>& v) {
+    T* to = reinterpret_cast<T*>(base) + element;
+    if constexpr (!CHECKED) {
+        *reinterpret_cast<Vec<T, 8>*>(to) = v;
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            if (i < left) to[i] = v.e[i];
+    }
+}
+template <bool CHECKED>
+__device__ __forceinline__ void load_floats(float (&to)[8], uint64_t base, int64_t element, int left) {
+    const float* from = reinterpret_cast<const float*>(base) + element;
+    if constexpr (CHECKED) {
+#pragma unroll
+        for (int i = 0; i < 8; i++) to[i] = i < left ? from[i] : 0.0f;
+    } else {
+        load8(to, from);
+    }
+}
+
+// Sums over the tile's rows: threads of equal threadIdx.x % CHUNKS_N have added rows of the same 8 channels. The result is
+// of the threads below N, one a channel. scratch: f32 [8 warps][N].
+template <int N>
+__device__ __forceinline__ float sum_of_rows(float (&v)[8], float* scratch) {
+    constexpr int CHUNKS = Tile<N>::CHUNKS_N;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll
+    for (int i = 0; i < 8; i++) v[i] = warp_reduce<32, CHUNKS>(v[i], Sum());
+    __syncthreads();
+    if (lane < CHUNKS)
+#pragma unroll
+        for (int i = 0; i < 8; i++) scratch[warp * N + lane * 8 + i] = v[i];
+    __syncthreads();
+    float sum = 0.0f;
+    if (threadIdx.x < N)
+#pragma unroll
+        for (int i = 0; i < THREADS / 32; i++) sum += scratch[i * N + threadIdx.x];
+    return sum;
+}
+
+// The place of a block's tile among all.
+struct BlockTile {
+    TileRows rows;
+    uint32_t tile;       // number of the tile of rows
+    int column;          // tile of the target's channels, of all groups
+    int first_c, left;   // its first channel in the whole target; channels from there to the group's end
+    int channels;        // of the whole target
+};
+
+// A function of its own: its code is in a file once, not in each kernel. Forward and grad_input keep other sums.
+template <class T, int N, bool GRAD, bool CHECKED>
+__device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, BlockTile b, float* sums) {
+    using Tile = Tile<N>;
+    constexpr int ROWS = THREADS / Tile::CHUNKS_N;
+    const EpilogueParams& e = p.epilogue;
+    float* scratch = sums + TILE_M * Tile::SUMS_PITCH;
+    const int in_tile = threadIdx.x % Tile::CHUNKS_N * 8, c = b.first_c + in_tile, left = b.left - in_tile;
+    const int end = left > 0 ? int(b.rows.num_rows) : 0;
+    const bool has_sums = GRAD ? e.num_norms > 0 : e.stats != 0;
+
+    float total[8] = {}, products[2][8] = {}, means[2][8] = {}, bias[8] = {}, scale[8], shift[8];
+    if (left > 0) {
+        if constexpr (GRAD) {
+            if (e.mask_table) {
+                load_floats<CHECKED>(scale, e.mask_table, int64_t(b.rows.split) * 2 * b.channels + c, left);
+                load_floats<CHECKED>(shift, e.mask_table, (int64_t(b.rows.split) * 2 + 1) * b.channels + c, left);
+            }
+#pragma unroll
+            for (int k = 0; k < 2; k++)
+                if (k < e.num_norms)
+                    load_floats<CHECKED>(means[k], e.norms[k].stats, int64_t(b.rows.split) * 3 * b.channels + c, left);
+        } else if (e.bias) {
+            load_floats<CHECKED>(bias, e.bias, c, left);
+        }
+    }
+#pragma unroll 1
+    for (int row = threadIdx.x / Tile::CHUNKS_N; row < end; row += ROWS) {
+        const int64_t position = m.targets[row];
+        float* own = sums + row * Tile::SUMS_PITCH + in_tile;
+        float v[8];
+        load8(v, own);
+        if constexpr (!GRAD)
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] += bias[i];
+        if (e.add) {
+            const auto other = load_chunk<T, CHECKED>(e.add, element_of(position, c, e.add_pitch), left);
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] += to_f32(other.e[i]);
+        }
+        if constexpr (GRAD) {
+            if (e.mask) {
+                const auto mask = load_chunk<T, CHECKED>(e.mask, element_of(position, c, e.mask_pitch), left);
+#pragma unroll
+                for (int i = 0; i < 8; i++) {
+                    const float y = to_f32(mask.e[i]), open = e.mask_table ? fmaf(scale[i], y, shift[i]) : y;
+                    v[i] = open > 0.0f ? v[i] : 0.0f;
+                }
+            }
+        } else if (e.has_relu) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] = relu(v[i]);
+        }
+        Vec<T, 8> stored;
+#pragma unroll
+        for (int i = 0; i < 8; i++) stored.e[i] = from_f32<T>(v[i]), v[i] = to_f32(stored.e[i]);
+        store_chunk<T, CHECKED>(p.target, element_of(position, c, p.target_pitch), left, stored);
+#pragma unroll
+        for (int i = 0; i < 8; i++) total[i] += v[i];
+        if constexpr (GRAD) {
+#pragma unroll
+            for (int k = 0; k < 2; k++) {
+                if (k >= e.num_norms) break;
+                const GradNormParams& norm = e.norms[k];
+                const auto y = load_chunk<T, CHECKED>(norm.y, element_of(position, c, norm.y_pitch), left);
+#pragma unroll
+                for (int i = 0; i < 8; i++) products[k][i] = fmaf(v[i], to_f32(y.e[i]) - means[k][i], products[k][i]);
+            }
+        } else if (has_sums) {
+#pragma unroll
+            for (int i = 0; i < 8; i++) own[i] = v[i];
+        }
+    }
+    if (!has_sums) return;
+
+    const int rows_of_sums = GRAD ? 1 + e.num_norms : 2, channel = threadIdx.x % N;
+    const bool exists = channel < b.left, writes = exists && threadIdx.x < N;
+    float* partial = floats(p.partials) + int64_t(b.tile) * rows_of_sums * b.channels + b.first_c + channel;
+    const float sum = sum_of_rows<N>(total, scratch);
+    if constexpr (GRAD) {
+        if (writes) partial[0] = sum;
+#pragma unroll
+        for (int k = 0; k < 2; k++) {
+            if (k >= e.num_norms) break;
+            const float product = sum_of_rows<N>(products[k], scratch);
+            if (writes) partial[(1 + k) * b.channels] = product;
+        }
+    } else {
+        // The mean first, then the squared distances from it: both from what was stored.
+        float* tile_mean = scratch + THREADS / 32 * N;
+        const float mean = sum / float(b.rows.num_rows);
+        if (threadIdx.x < N) tile_mean[channel] = mean;
+        __syncthreads();
+        float squares[8] = {}, of_chunk[8];
+        load8(of_chunk, tile_mean + in_tile);
+#pragma unroll 2
+        for (int row = threadIdx.x / Tile::CHUNKS_N; row < end; row += ROWS) {
+            float v[8];
+            load8(v, sums + row * Tile::SUMS_PITCH + in_tile);
+#pragma unroll
+            for (int i = 0; i < 8; i++) squares[i] = fmaf(v[i] - of_chunk[i], v[i] - of_chunk[i], squares[i]);
+        }
+        const float m2 = sum_of_rows<N>(squares, scratch);
+        if (writes) partial[0] = mean, partial[b.channels] = m2;
+    }
+    __syncthreads();
+    finish_statistics<N, GRAD>(p, b.rows, b.column, b.channels, b.first_c + channel, exists, m.flag,
+                         reinterpret_cast<double*>(scratch));
+}

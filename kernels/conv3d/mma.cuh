@@ -1,0 +1,117 @@
+// The convolution as a product of matrices on mma.sync: what the kernels of conv3d_forward_mma.cu and
+// conv3d_grad_input_mma.cu share. One block makes one tile of rows x target channels, or one slice of its gemm_k.
+//
+// The steps of gemm_k go through STAGES stages of shared memory: wait for the oldest copies, change the own chunks of A by the
+// prologue, meet, start the copies of a step further on, multiply.
+#pragma once
+#include "epilogue.cuh"
+#include "gather.cuh"
+
+// A block whose tile is cut into slices leaves its sums in memory; the last one adds all of them up, in the order of slices.
+// The same thread reads what the thread of its number wrote. Returns whether this block goes on.
+template <int N>
+__device__ __forceinline__ bool join_slices(const Conv3dParams& p, const BlockMemory& m, uint64_t tile_of_all,
+                                            uint32_t* tickets, float (&acc)[Tile<N>::MMAS_M][4][4]) {
+    constexpr int SUMS = TILE_M * N;
+    const auto at = [&](int slice, int i, int j) {
+        const int64_t first = (int64_t(tile_of_all) * p.slices + slice) * SUMS;
+        return reinterpret_cast<float4*>(floats(p.slice_sums) + first) + (i * 4 + j) * THREADS + threadIdx.x;
+    };
+#pragma unroll
+    for (int i = 0; i < Tile<N>::MMAS_M; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            *at(blockIdx.y, i, j) = make_float4(acc[i][j][0], acc[i][j][1], acc[i][j][2], acc[i][j][3]);
+    if (!is_last(BlockTeam(), tickets + tile_of_all, p.slices, m.flag)) return false;
+#pragma unroll
+    for (int i = 0; i < Tile<N>::MMAS_M; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll 1
+            for (int slice = 0; slice < p.slices; slice++) {
+                const float4 v = __ldcg(at(slice, i, j));
+                sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+            }
+            acc[i][j][0] = sum.x, acc[i][j][1] = sum.y, acc[i][j][2] = sum.z, acc[i][j][3] = sum.w;
+        }
+    __syncthreads();  // the flag is used again
+    return true;
+}
+
+// Which tile this block makes: neighbouring blocks share rows.
+__device__ __forceinline__ BlockTile block_tile(const Conv3dParams& p, int tile_n) {
+    BlockTile b;
+    b.tile = blockIdx.x / uint32_t(p.columns), b.column = int(blockIdx.x - b.tile * uint32_t(p.columns));
+    b.rows = rows_of_tile(p.gather, b.tile, p.tiles_per_split, TILE_M);
+    const int columns_of_group = p.columns / p.groups, group = b.column / columns_of_group;
+    const int first = (b.column - group * columns_of_group) * tile_n;
+    b.first_c = group * p.target_channels + first, b.left = p.target_channels - first;
+    b.channels = p.groups * p.target_channels;
+    return b;
+}
+__device__ __forceinline__ uint32_t* slice_tickets(const Conv3dParams& p) {
+    return reinterpret_cast<uint32_t*>(p.tickets) +
+           int64_t(p.columns) * (p.gather.splits * int(p.groups_per_split) + 1);
+}
+
+template <class T, int N, bool GRAD, int PROLOGUE>
+__device__ __forceinline__ void conv3d_mma(const Conv3dParams& p) {
+    using Gather = Gather<T, N, GRAD, PROLOGUE>;
+    constexpr int DEPTH = STAGES<PROLOGUE>, STAGE = Gather::STAGE;
+    DYN_SMEM(uint8_t, shared);
+    const ConvGather& g = p.gather;
+    const BlockMemory m = block_memory(shared, g.t.filter * g.h.filter * g.w.filter);
+    const BlockTile b = block_tile(p, N);
+    const RowClass cls = row_class(g, b.rows.cls);
+    set_up(m, g, b.rows, cls);
+    __syncthreads();
+
+    // This block's part of gemm_k.
+    const int chunks = cls.t.taps * cls.h.taps * cls.w.taps * int(p.source_chunks.divisor);
+    const int all_steps = (chunks + CHUNKS_K - 1) / CHUNKS_K, steps_of_slice = (all_steps + p.slices - 1) / p.slices;
+    const int first_step = min(all_steps, int(blockIdx.y) * steps_of_slice);
+    const int last_step = min(all_steps, first_step + steps_of_slice);
+    Gather gather{p, m, b.rows.split, b.first_c, chunks,
+                  {GRAD ? g.t.output : g.t.input, GRAD ? g.h.output : g.h.input, GRAD ? g.w.output : g.w.input}};
+
+    float acc[Tile<N>::MMAS_M][4][4] = {};
+    const auto stage = [&](int slot) { return m.stages + slot * STAGE; };
+    const auto load = [&](int step, int slot) {
+        if (step < last_step) {
+            gather.load_a(step, stage(slot), slot);
+            gather.load_b(step, stage(slot));
+        }
+        cp_async_commit();
+    };
+#pragma unroll 1
+    for (int slot = 0; slot < DEPTH - 1; slot++) load(first_step + slot, slot);
+    int slot = 0, free_slot = DEPTH - 1;
+#pragma unroll 1
+    for (int step = first_step; step < last_step; step++) {
+        if constexpr (PROLOGUE != PLAIN) {
+            typename Gather::Factors factors;
+            gather.load_factors_of(step, factors);
+            cp_async_wait<DEPTH - 2>();
+            gather.transform(step, stage(slot), slot, factors);
+        } else {
+            cp_async_wait<DEPTH - 2>();
+        }
+        __syncthreads();
+        load(step + DEPTH - 1, free_slot);
+        const uint32_t a = smem_u32(stage(slot));
+        multiply<T, N, GRAD>(acc, a, a + Gather::B, chunks - step * CHUNKS_K);
+        free_slot = slot;
+        slot = slot + 1 == DEPTH ? 0 : slot + 1;
+    }
+    cp_async_wait<0>();
+    if (p.slices > 1) {
+        const uint64_t tile_of_all = uint64_t(b.tile) * p.columns + b.column;
+        if (!join_slices<N>(p, m, tile_of_all, slice_tickets(p), acc)) return;
+    }
+    __syncthreads();
+    float* sums = reinterpret_cast<float*>(m.stages);
+    store_sums<N>(sums, acc);
+    __syncthreads();
+    finish_tile<T, N, GRAD, false>(p, m, b, sums);
+}

@@ -1,0 +1,200 @@
+// From the tiles' partial sums to the tables of batch norm, by the blocks that happen to be last: the last block of a group
+// of tiles joins these, the last one of all joins the groups, in the order of tiles. So the result does not depend on who was
+// last, and no block reads more than about two square roots of the number of tiles.
+//
+// Forward: (mean, M2) of the stored values, per tile and channel. grad_input: sum g, and sum g (y - mean) for each batch norm.
+// Counts follow from the tile's number. Partials: [tiles or groups][rows of sums][channels].
+#pragma once
+#include "../common/moments.cuh"
+#include "../common/reduce.cuh"
+#include "../common/ticket.cuh"
+#include "tile.cuh"
+
+// The partials of one channel: set i, sum row r is base[(i * rows + r) * channels].
+struct Partials {
+    const float* base;
+    int rows, channels;
+
+    __device__ __forceinline__ float at(int set, int row) const {
+        return __ldcg(base + (int64_t(set) * rows + row) * channels);
+    }
+};
+
+// A part of the sets for each of the THREADS / N threads of a channel: in order, without gaps.
+template <int N>
+__device__ __forceinline__ void part_of_sets(int num_sets, int& first, int& last) {
+    constexpr int PARTS = THREADS / N;
+    const int part = threadIdx.x / N;
+    first = int(int64_t(num_sets) * part / PARTS), last = int(int64_t(num_sets) * (part + 1) / PARTS);
+}
+
+// Joins num_sets sets of values_per_set values each (the last: what is left of num_values). The result is of use to the
+// threads below N, one a channel; it is relative to `origin`, the first set's mean.
+template <int N>
+__device__ __forceinline__ MomentSums join_moments(const Partials& from, int first_set, int num_sets, float values_per_set,
+                                                   float num_values, bool exists, float& origin, double* scratch) {
+    MomentSums sums;
+    int first, last;
+    part_of_sets<N>(num_sets, first, last);
+    if (exists) {
+        origin = from.at(first_set, 0);
+#pragma unroll 4
+        for (int i = first; i < last; i++) {
+            const float count = fminf(values_per_set, num_values - float(i) * values_per_set);
+            sums.add(Moments{count, from.at(first_set + i, 0), from.at(first_set + i, 1)}, origin);
+        }
+    }
+    double* own = scratch + threadIdx.x * 4;
+    own[0] = sums.count, own[1] = sums.distance, own[2] = sums.square, own[3] = sums.m2;
+    __syncthreads();
+    if (threadIdx.x < N)
+#pragma unroll 1
+        for (int part = 1; part < THREADS / N; part++) {
+            const double* other = own + part * N * 4;
+            MomentSums more;
+            more.count = other[0], more.distance = other[1], more.square = other[2], more.m2 = other[3];
+            sums.add(more);
+        }
+    __syncthreads();
+    return sums;
+}
+
+// The same for plain sums, up to three rows.
+template <int N>
+__device__ __forceinline__ void join_sums(double (&sums)[3], const Partials& from, int first_set, int num_sets, bool exists,
+                                          double* scratch) {
+    int first, last;
+    part_of_sets<N>(num_sets, first, last);
+    double* own = scratch + threadIdx.x * 4;
+#pragma unroll
+    for (int row = 0; row < 3; row++) {
+        sums[row] = 0.0;
+        if (exists && row < from.rows)
+#pragma unroll 4
+            for (int i = first; i < last; i++) sums[row] += double(from.at(first_set + i, row));
+        own[row] = sums[row];
+    }
+    __syncthreads();
+    if (threadIdx.x < N)
+#pragma unroll 1
+        for (int part = 1; part < THREADS / N; part++)
+            for (int row = 0; row < 3; row++) sums[row] += own[part * N * 4 + row];
+    __syncthreads();
+}
+
+// ---- tables ------------------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ float* floats(uint64_t address) { return reinterpret_cast<float*>(address); }
+
+__device__ __forceinline__ float values_of_split(const ConvGather& g, int split) {
+    return float(clips_of_split(g, split)) * float(rows_per_clip(g, 0));
+}
+
+// stats, scale_shift and the running pair from the groups of all splits.
+template <int N>
+__device__ __forceinline__ void write_statistics(const Conv3dParams& p, const Partials& groups, int c, bool exists,
+                                                 double* scratch) {
+    const EpilogueParams& e = p.epilogue;
+    const int channels = groups.channels;
+    const float values_per_group = float(p.group_tiles) * TILE_M;
+    double mean_sum = 0.0, var_sum = 0.0;
+#pragma unroll 1
+    for (int s = 0; s < p.gather.splits; s++) {
+        const float values = values_of_split(p.gather, s);
+        const int num_groups = int(tiles_of(tiles_of_split(p.gather, s, TILE_M), p.group_tiles));
+        float origin = 0.0f;
+        const MomentSums sums = join_moments<N>(groups, s * p.groups_per_split, num_groups, values_per_group, values,
+                                                exists, origin, scratch);
+        if (!exists || threadIdx.x >= N) continue;
+        const double mean = sums.mean(origin), m2 = sums.sum_of_squares(), count = double(values);
+        const double inv_std = 1.0 / sqrt(m2 / count + double(e.eps)), scale = double(floats(e.gamma)[c]) * inv_std;
+        const double var = m2 / (count - 1.0);
+        float* stats = floats(e.stats) + int64_t(s) * 3 * channels + c;
+        stats[0] = float(mean), stats[channels] = float(inv_std), stats[2 * channels] = float(var);
+        float* scale_shift = floats(e.scale_shift) + int64_t(s) * 2 * channels + c;
+        scale_shift[0] = float(scale), scale_shift[channels] = float(double(floats(e.beta)[c]) - mean * scale);
+        mean_sum += mean, var_sum += var;
+    }
+    if (!exists || threadIdx.x >= N) return;
+    // A value that is not finite makes its sum so, and differs from itself or is infinite.
+    if (e.skip && !(mean_sum - mean_sum == 0.0 && var_sum - var_sum == 0.0))
+        st_release_gpu(reinterpret_cast<uint32_t*>(e.skip), 1u);
+    if (!e.running_mean) return;
+    const double share = double(e.momentum), splits = double(p.gather.splits);
+    float* running[2] = {floats(e.running_mean) + c, floats(e.running_var) + c};
+    *running[0] = float((1.0 - share) * double(*running[0]) + share * (mean_sum / splits));
+    *running[1] = float((1.0 - share) * double(*running[1]) + share * (var_sum / splits));
+}
+
+// A, B, C of dy = A g + B y + C, and the gradients of gamma and beta.
+template <int N>
+__device__ __forceinline__ void write_grad_tables(const Conv3dParams& p, const Partials& groups, int c, bool exists,
+                                                  double* scratch) {
+    const EpilogueParams& e = p.epilogue;
+    const int channels = groups.channels;
+    const double clip = double(p.gather.t.input) * p.gather.h.input * p.gather.w.input;
+    double grad_beta = 0.0, grad_gamma[2] = {0.0, 0.0};
+#pragma unroll 1
+    for (int s = 0; s < p.gather.splits; s++) {
+        const int num_groups = int(tiles_of(tiles_of_split(p.gather, s, TILE_M), p.group_tiles));
+        double sums[3];
+        join_sums<N>(sums, groups, s * p.groups_per_split, num_groups, exists, scratch);
+        if (!exists || threadIdx.x >= N) continue;
+        const double count = clips_of_split(p.gather, s) * clip;
+        grad_beta += sums[0];
+#pragma unroll 1
+        for (int k = 0; k < e.num_norms; k++) {
+            const GradNormParams& norm = e.norms[k];
+            const float* stats = floats(norm.stats) + int64_t(s) * 3 * channels + c;
+            const double mean = double(stats[0]), inv_std = double(stats[channels]);
+            const double sum_gx = (k == 0 ? sums[1] : sums[2]) * inv_std;
+            const double a = double(floats(norm.gamma)[c]) * inv_std, b = -a * inv_std * (sum_gx / count);
+            float* table = floats(norm.grad_table) + int64_t(s) * 3 * channels + c;
+            table[0] = float(a), table[channels] = float(b);
+            table[2 * channels] = float(-a * (sums[0] / count) - b * mean);
+            grad_gamma[k] += sum_gx;
+        }
+    }
+    if (!exists || threadIdx.x >= N) return;
+    for (int k = 0; k < e.num_norms; k++) {
+        floats(e.norms[k].grad_gamma)[c] = float(grad_gamma[k]);
+        floats(e.norms[k].grad_beta)[c] = float(grad_beta);
+    }
+}
+
+// Called by all threads of a block that has written its tile's partials. c: the thread's channel, one of N from the column's
+// first on, repeated; exists: whether there is such a channel.
+// A function of its own: its code is in a file once, not in each kernel.
+template <int N, bool GRAD>
+__device__ __noinline__ void finish_statistics(const Conv3dParams& p, TileRows tile, int column, int channels, int c,
+                                               bool exists, uint32_t* flag, double* scratch) {
+    const int rows = GRAD ? 1 + p.epilogue.num_norms : 2, num_groups = p.gather.splits * int(p.groups_per_split);
+    const int group = int(tile.tile_of_split / p.group_tiles), set = tile.split * int(p.groups_per_split) + group;
+    const int first = group * int(p.group_tiles);
+    const int tiles = int(tiles_of_split(p.gather, tile.split, TILE_M)), num_sets = min(int(p.group_tiles), tiles - first);
+    uint32_t* tickets = reinterpret_cast<uint32_t*>(p.tickets) + int64_t(column) * (num_groups + 1);
+    if (!is_last(BlockTeam(), tickets + set, num_sets, flag)) return;
+
+    const Partials of_tiles = {floats(p.partials) + c, rows, channels}, of_groups = {floats(p.group_partials) + c, rows, channels};
+    const int first_tile = tile.split * int(p.tiles_per_split) + first;
+    float* to = floats(p.group_partials) + int64_t(set) * rows * channels + c;
+    if constexpr (GRAD) {
+        double sums[3];
+        join_sums<N>(sums, of_tiles, first_tile, num_sets, exists, scratch);
+        if (exists && threadIdx.x < N)
+            for (int row = 0; row < rows; row++) to[row * channels] = float(sums[row]);
+    } else {
+        float origin = 0.0f;
+        const float values = values_of_split(p.gather, tile.split) - float(first) * TILE_M;
+        const MomentSums sums =
+            join_moments<N>(of_tiles, first_tile, num_sets, TILE_M, values, exists, origin, scratch);
+        if (exists && threadIdx.x < N)
+            to[0] = float(sums.mean(origin)), to[channels] = float(sums.sum_of_squares());
+    }
+    // Splits without a full number of groups have fewer: count those that exist.
+    const int last_groups = int(tiles_of(tiles_of_split(p.gather, p.gather.splits - 1, TILE_M), p.group_tiles));
+    const int all_groups = (p.gather.splits - 1) * int(p.groups_per_split) + last_groups;
+    if (!is_last(BlockTeam(), tickets + num_groups, all_groups, flag)) return;
+    if constexpr (GRAD) write_grad_tables<N>(p, of_groups, c, exists, scratch);
+    else write_statistics<N>(p, of_groups, c, exists, scratch);
+}

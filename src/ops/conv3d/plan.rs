@@ -1,0 +1,308 @@
+//! Which kernel a convolution runs on and how it is cut up: pure, without a device. `VCYCLE_PRINT_PLANS=1` prints each choice
+//! once.
+
+use std::fmt;
+
+use super::{Conv3d, Direction};
+use crate::device::DType;
+use crate::error::{Error, Result};
+
+/// Rows of a tile, and the channels of one step (`TILE_M`, `TILE_K` and `THREADS` in the kernels).
+pub(super) const TILE_M: usize = 128;
+const TILE_K: usize = 64;
+const THREADS: usize = 256;
+/// Coordinates and filter extents stay below it (`MAX_COORDINATE` in the kernels).
+const MAX_COORDINATE: usize = 1 << 14;
+/// Shared memory that every GPU from sm_80 on gives a block.
+const MAX_SHARED_BYTES: usize = 163 << 10;
+/// The front of the workspace, for tickets: as large for every convolution that needs no more, so that one workspace serves
+/// them all.
+const TICKET_BYTES: usize = 16 << 10;
+/// Fewest steps of gemm_k that are worth a block.
+const MIN_STEPS_OF_SLICE: usize = 4;
+
+/// What a convolution does on load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum OnLoad {
+    /// Nothing.
+    Plain,
+    /// `relu(s x + b)`.
+    Affine,
+    /// Two tensors: a residual join, or `A g + B y + C`.
+    Join,
+}
+
+/// What is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Request {
+    pub op: Conv3d,
+    pub direction: Direction,
+    pub dtype: DType,
+    pub on_load: OnLoad,
+    /// Blocks of clips; 1 where nothing depends on them.
+    pub splits: usize,
+    /// Rows of sums that statistics need: 0, 2 for (mean, M2), 2 or 3 for gradients.
+    pub sums: usize,
+    /// Tensors that are read or written at each element of the target beside it: for the count of bytes.
+    pub extra_tensors: usize,
+    /// Whether all addresses are multiples of 16 and all pitches of 8.
+    pub is_aligned: bool,
+    pub num_sms: usize,
+}
+
+/// The choice, with where its parts of the workspace begin.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Plan {
+    pub kernel: String,
+    pub why: &'static str,
+    pub tile_n: usize,
+    /// Tiles of the target's channels, of all groups.
+    pub columns: usize,
+    pub clips_per_split: usize,
+    pub splits_used: usize,
+    pub tiles_per_split: usize,
+    pub tiles: usize,
+    pub group_tiles: usize,
+    pub groups_per_split: usize,
+    pub slices: usize,
+    pub shared_bytes: usize,
+    pub partials_at: usize,
+    pub group_partials_at: usize,
+    pub slice_sums_at: usize,
+    pub workspace_bytes: usize,
+    /// Bytes that must move at least once.
+    pub bytes: u64,
+    pub flops: u64,
+    pub launches: usize,
+    num_sms: usize,
+}
+
+impl Request {
+    fn is_grad(&self) -> bool {
+        self.direction == Direction::GradInput
+    }
+
+    /// Channels of a group of what is gathered and of what is made.
+    pub(super) fn channels(&self) -> (usize, usize) {
+        let (c_in, c_out) = (self.op.input.c / self.op.groups, self.op.c_out / self.op.groups);
+        if self.is_grad() { (c_out, c_in) } else { (c_in, c_out) }
+    }
+
+    /// Row classes: how many rows a clip has, and how many taps meet them.
+    fn classes(&self) -> Vec<(usize, usize)> {
+        let (i, o) = (self.op.input, self.op.output());
+        if !self.is_grad() {
+            return vec![(o.t * o.h * o.w, self.op.filter.iter().product())];
+        }
+        let axis = |a: usize| {
+            let (size, stride) = ([i.t, i.h, i.w][a], self.op.stride[a]);
+            let meets = move |parity: usize, k: usize| {
+                (parity + self.op.padding[a] + stride * k * self.op.dilation[a] - k * self.op.dilation[a])
+                    .is_multiple_of(stride)
+            };
+            (0..stride).map(move |parity| {
+                (
+                    size.saturating_sub(parity).div_ceil(stride),
+                    (0..self.op.filter[a]).filter(|k| meets(parity, *k)).count(),
+                )
+            })
+        };
+        let mut all = vec![];
+        for (rt, kt) in axis(0) {
+            for (rh, kh) in axis(1) {
+                all.extend(axis(2).map(|(rw, kw)| (rt * rh * rw, kt * kh * kw)));
+            }
+        }
+        all
+    }
+
+    fn check(&self, name: &'static str) -> Result<()> {
+        let (i, o) = (self.op.input, self.op.output());
+        let extent = |a: usize| self.op.dilation[a] * (self.op.filter[a] - 1) + self.op.padding[a];
+        let largest = [i.t, i.h, i.w, o.t, o.h, o.w, extent(0), extent(1), extent(2)].into_iter().max().unwrap_or(0);
+        if largest + self.op.stride.iter().max().unwrap_or(&1) >= MAX_COORDINATE {
+            let message =
+                format!("sizes, padding and filter extents must be below {MAX_COORDINATE}, got {largest} ({i})");
+            return Err(Error::unsupported(name, message));
+        }
+        if i.num_positions().max(o.num_positions()) >= 1 << 31 {
+            let message = format!("a tensor must have less than 2^31 positions, got {i} and {o}; cut the batch");
+            return Err(Error::unsupported(name, message));
+        }
+        Ok(())
+    }
+}
+
+/// Whether the tap at distance 0 reads each position of what is gathered exactly once, as the row of that very position.
+pub(super) fn reads_each_position_once(op: &Conv3d) -> bool {
+    let (i, o) = (op.input, op.output());
+    let has_center = |a: usize| (0..op.filter[a]).any(|k| k * op.dilation[a] == op.padding[a]);
+    op.stride == [1; 3] && (i.t, i.h, i.w) == (o.t, o.h, o.w) && (0..3).all(has_center)
+}
+
+/// Columns of a tile: 32, 64 or 128, the widest that wastes no more than a fourth over the next narrower.
+fn tile_n(channels: usize) -> usize {
+    match channels {
+        0..=32 => 32,
+        33..=64 => 64,
+        _ if channels.next_multiple_of(128) * 4 > channels.next_multiple_of(64) * 5 => 64,
+        _ => 128,
+    }
+}
+
+fn stage_bytes(tile_n: usize, on_load: OnLoad) -> usize {
+    let tensors = if on_load == OnLoad::Join { 2 } else { 1 };
+    (TILE_M * tensors + tile_n) * TILE_K * 2
+}
+
+/// Chooses for a convolution whose sizes fit together.
+pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
+    r.check(name)?;
+    let (source_c, target_c) = r.channels();
+    let is_even = source_c.is_multiple_of(8) && target_c.is_multiple_of(8);
+    let (is_vector, why) = match (r.op.groups, is_even, r.is_aligned) {
+        (1, true, true) => (true, "channels in chunks of 8"),
+        (1, true, false) => (false, "an address or a pitch is no multiple of 8 elements"),
+        (1, false, _) => (false, "channels are no multiple of 8"),
+        _ => (false, "groups"),
+    };
+    let tile_n = if is_vector { tile_n(target_c) } else { 64 };
+    let columns = r.op.groups * target_c.div_ceil(tile_n);
+
+    let clips_per_split = r.op.input.n.div_ceil(r.splits);
+    let splits_used = r.op.input.n.div_ceil(clips_per_split);
+    let classes = r.classes();
+    let tiles_of = |clips: usize| classes.iter().map(|(rows, _)| (clips * rows).div_ceil(TILE_M)).sum::<usize>();
+    let tiles_per_split = tiles_of(clips_per_split);
+    let tiles = (splits_used - 1) * tiles_per_split + tiles_of(r.op.input.n - (splits_used - 1) * clips_per_split);
+    let group_tiles = ((tiles_per_split as f64).sqrt().ceil() as usize).max(8);
+    let groups_per_split = tiles_per_split.div_ceil(group_tiles);
+
+    let chunks = source_c.div_ceil(8);
+    let most_taps = classes.iter().map(|(_, taps)| *taps).max().unwrap_or(0);
+    let steps = (most_taps * chunks).div_ceil(TILE_K / 8);
+    let slices = if is_vector { slices(tiles * columns, steps, r.num_sms) } else { 1 };
+
+    let taps: usize = r.op.filter.iter().product();
+    let block_memory = (TILE_M * 20 + 16 + taps * 20).next_multiple_of(128);
+    let stages = match (is_vector, r.on_load) {
+        (false, _) => 1,
+        (_, OnLoad::Join) => 2,
+        _ => 3,
+    };
+    let on_load = if is_vector { r.on_load } else { OnLoad::Plain };
+    let sums = TILE_M * (tile_n + 8) * 4 + THREADS * 32;
+    let shared_bytes = block_memory + (stages.min(steps) * stage_bytes(tile_n, on_load)).max(sums);
+    if shared_bytes > MAX_SHARED_BYTES {
+        let message =
+            format!("a filter of {taps} taps needs {shared_bytes} bytes of shared memory of {MAX_SHARED_BYTES}");
+        return Err(Error::unsupported(name, message));
+    }
+    if tiles * columns > i32::MAX as usize {
+        return Err(Error::unsupported(name, format!("{tiles} x {columns} tiles; cut the batch")));
+    }
+
+    let direction = if r.is_grad() { "grad_input" } else { "forward" };
+    let dtype = if r.dtype == DType::Bf16 { "bf16" } else { "f16" };
+    let load = match (r.on_load, r.is_grad()) {
+        (OnLoad::Plain, _) => "",
+        (OnLoad::Affine, _) => "affine_",
+        (OnLoad::Join, false) => "join_",
+        (OnLoad::Join, true) => "table_",
+    };
+    let kernel = match is_vector {
+        true => format!("conv3d_{direction}_{load}mma128x{tile_n}_{dtype}"),
+        false => format!("conv3d_gather_checked128x64_{dtype}"),
+    };
+
+    let channels = r.op.groups * target_c;
+    let slice_tickets = if slices > 1 { columns * tiles } else { 0 };
+    let tickets = (columns * (splits_used * groups_per_split + 1) + slice_tickets) * 4;
+    let partials_at = tickets.next_multiple_of(TICKET_BYTES);
+    let group_partials_at = partials_at + (tiles * r.sums * channels * 4).next_multiple_of(256);
+    let slice_sums_at =
+        group_partials_at + (splits_used * groups_per_split * r.sums * channels * 4).next_multiple_of(256);
+    let all_slices = if slices > 1 { columns * tiles * slices * TILE_M * tile_n * 4 } else { 0 };
+    let workspace_bytes = if r.sums == 0 && slices == 1 { 0 } else { slice_sums_at + all_slices };
+
+    let (i, o) = (r.op.input.num_elements() as u64, r.op.output().num_elements() as u64);
+    let (source, target) = if r.is_grad() { (o, i) } else { (i, o) };
+    let gathered = source * if r.on_load == OnLoad::Join { 2 } else { 1 };
+    Ok(Plan {
+        kernel,
+        why,
+        tile_n,
+        columns,
+        clips_per_split,
+        splits_used,
+        tiles_per_split,
+        tiles,
+        group_tiles,
+        groups_per_split,
+        slices,
+        shared_bytes,
+        partials_at,
+        group_partials_at,
+        slice_sums_at,
+        workspace_bytes,
+        bytes: 2 * (gathered + target * (1 + r.extra_tensors as u64) + r.op.filter_len() as u64),
+        flops: 2 * r.op.macs(),
+        launches: 1,
+        num_sms: r.num_sms,
+    })
+}
+
+/// Parts of gemm_k: where there are fewer tiles than half the multiprocessors, so many that these are busy, and each part
+/// long enough.
+fn slices(blocks: usize, steps: usize, num_sms: usize) -> usize {
+    (num_sms / blocks).min(steps / MIN_STEPS_OF_SLICE).max(1)
+}
+
+impl Plan {
+    pub(super) fn grid(&self) -> [u32; 3] {
+        [(self.tiles * self.columns) as u32, self.slices as u32, 1]
+    }
+
+    /// Blocks over what the multiprocessors hold at once: two each, or what shared memory allows.
+    fn waves(&self) -> f64 {
+        let at_once = (MAX_SHARED_BYTES / self.shared_bytes).clamp(1, 2) * self.num_sms;
+        (self.tiles * self.columns * self.slices) as f64 / at_once as f64
+    }
+
+    /// Prints the plan, each one once, where VCYCLE_PRINT_PLANS=1 asks for it.
+    pub(super) fn print(&self, r: &Request) {
+        use std::collections::HashSet;
+        use std::sync::{Mutex, OnceLock};
+        static ASKED: OnceLock<bool> = OnceLock::new();
+        static SAID: OnceLock<Mutex<HashSet<Request>>> = OnceLock::new();
+        if !*ASKED.get_or_init(|| std::env::var_os("VCYCLE_PRINT_PLANS").is_some_and(|v| v == "1")) {
+            return;
+        }
+        let mut said = SAID.get_or_init(Mutex::default).lock().unwrap_or_else(|p| p.into_inner());
+        if said.insert(*r) {
+            println!("plan: conv3d {:?} {} -> {}: {self}", r.direction, r.op.input, r.op.output());
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({}): {} x {} tiles of {TILE_M}x{}, {} splits, {} slices, {:.2} waves, {} shared bytes, {} launches, {:.1} MB, \
+             {:.2} GFLOP",
+            self.kernel,
+            self.why,
+            self.tiles,
+            self.columns,
+            self.tile_n,
+            self.splits_used,
+            self.slices,
+            self.waves(),
+            self.shared_bytes,
+            self.launches,
+            self.bytes as f64 / 1e6,
+            self.flops as f64 / 1e9
+        )
+    }
+}
