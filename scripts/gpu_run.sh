@@ -47,8 +47,8 @@ has_torch() { command -v python3 >/dev/null && python3 -c 'import torch; assert 
 
 stage "device report" 1_devices.txt report
 if [ "$what" != bench ]; then
-  stage "tests on the GPU" 2_tests.txt ./suite --test-threads 1 emulator:: resample:: resize:: batch_norm:: pool3d:: pointwise:: device:: attention:: dropout:: linear:: sgd:: softmax_loss::
-  VCYCLE_SYNC=1 stage "tests, waiting after each launch" 3_tests_sync.txt ./suite --test-threads 1 resample:: resize:: batch_norm:: pool3d:: pointwise:: attention:: ::everywhere::
+  stage "tests on the GPU" 2_tests.txt ./suite --test-threads 1 emulator:: conv3d:: resample:: resize:: batch_norm:: pool3d:: pointwise:: device:: attention:: dropout:: linear:: sgd:: softmax_loss::
+  VCYCLE_SYNC=1 stage "tests, waiting after each launch" 3_tests_sync.txt ./suite --test-threads 1 conv3d:: resample:: resize:: batch_norm:: pool3d:: pointwise:: attention:: ::everywhere::
   if command -v compute-sanitizer >/dev/null; then
     stage "compute-sanitizer" 4_sanitizer.txt sanitize
   else
@@ -57,7 +57,7 @@ if [ "$what" != bench ]; then
 fi
 if [ "$what" != test ]; then
   CRITERION_HOME=$scratch/criterion stage "speed" 5_bench.txt \
-    ./kernels_bench --bench --noplot --warm-up-time 1 --measurement-time 2 'resample|resize|batch_norm|pool3d|pointwise|attention|dropout|linear|sgd|softmax_loss'
+    ./kernels_bench --bench --noplot --warm-up-time 1 --measurement-time 2 'conv3d|resample|resize|batch_norm|pool3d|pointwise|attention|dropout|linear|sgd|softmax_loss'
   if has_torch; then
     stage "speed of PyTorch" 6_bench_pytorch.txt python3 peer_resample.py cases/resample.toml
   else

@@ -68,16 +68,18 @@ __device__ __forceinline__ void conv3d_checked(const Conv3dParams& p) {
     DYN_SMEM(uint8_t, shared);
     const ConvGather& g = p.gather;
     const BlockMemory m = block_memory(shared, g.t.filter * g.h.filter * g.w.filter);
-    const BlockTile b = block_tile(p, TILE_N);
-    const RowClass cls = row_class(g, b.rows.cls);
-    set_up(m, g, b.rows, cls);
+    BlockTile b = block_tile(p, TILE_M, TILE_N);
+    const Run rows = run_of_tile(g, b.number, TILE_M);
+    const RowClass cls = row_class(g, b.number.cls);
+    b.num_rows = int(rows.num_rows);
+    set_up(m, g, rows, cls);
     const int st = g.is_grad ? g.t.output : g.t.input, sh = g.is_grad ? g.h.output : g.h.input;
     const int sw = g.is_grad ? g.w.output : g.w.input;
     const int group = b.first_c / p.target_channels, first_n = b.first_c - group * p.target_channels;
     const int chunks = cls.t.taps * cls.h.taps * cls.w.taps * int(p.source_chunks.divisor);
     const int first_source = group * p.source_channels, column = threadIdx.x % CHUNKS_K;
 
-    float acc[Tile<TILE_N>::MMAS_M][4][4] = {};
+    float acc[Tile<TILE_N>::MMAS_M][Tile<TILE_N>::MMAS_N][4] = {};
 #pragma unroll 1
     for (int step = 0; step * CHUNKS_K < chunks; step++) {
         __syncthreads();
@@ -93,7 +95,7 @@ __device__ __forceinline__ void conv3d_checked(const Conv3dParams& p) {
                 const Place from = m.rows[row];
                 if (exists && is_inside(from, at, st, sh, sw))
                     v = gathered<T>(p, from.linear + at.linear, first_source + c, first_source + p.source_channels,
-                                    b.rows.split, stores);
+                                    b.number.split, stores);
             } else if (exists) {
                 v = filter_chunk<T>(p, group, first_n + row - TILE_M, m.filter_tap[tap], c);
             }

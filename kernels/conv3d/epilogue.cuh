@@ -39,20 +39,20 @@ __device__ __forceinline__ void load_floats(float (&to)[8], uint64_t base, int64
     }
 }
 
-// Sums over the tile's rows: threads of equal threadIdx.x % CHUNKS_N have added rows of the same 8 channels. The result is
-// of the threads below N, one a channel. scratch: f32 [8 warps][N].
+// Sums over the tile's rows: threads of equal threadIdx.x % CHUNKS_N have added rows of the same 8 channels. In f64, so that
+// only the few rows of a thread are added in f32. The result is of the threads below N, one a channel. scratch: [8 warps][N].
 template <int N>
-__device__ __forceinline__ float sum_of_rows(float (&v)[8], float* scratch) {
+__device__ __forceinline__ double sum_of_rows(const float (&v)[8], double* scratch) {
     constexpr int CHUNKS = Tile<N>::CHUNKS_N;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll
-    for (int i = 0; i < 8; i++) v[i] = warp_reduce<32, CHUNKS>(v[i], Sum());
     __syncthreads();
-    if (lane < CHUNKS)
 #pragma unroll
-        for (int i = 0; i < 8; i++) scratch[warp * N + lane * 8 + i] = v[i];
+    for (int i = 0; i < 8; i++) {
+        const double sum = warp_reduce<32, CHUNKS>(double(v[i]), Sum());
+        if (lane < CHUNKS) scratch[warp * N + lane * 8 + i] = sum;
+    }
     __syncthreads();
-    float sum = 0.0f;
+    double sum = 0.0;
     if (threadIdx.x < N)
 #pragma unroll
         for (int i = 0; i < THREADS / 32; i++) sum += scratch[i * N + threadIdx.x];
@@ -61,7 +61,8 @@ __device__ __forceinline__ float sum_of_rows(float (&v)[8], float* scratch) {
 
 // The place of a block's tile among all.
 struct BlockTile {
-    TileRows rows;
+    TileNumber number;
+    int num_rows;
     uint32_t tile;       // number of the tile of rows
     int column;          // tile of the target's channels, of all groups
     int first_c, left;   // its first channel in the whole target; channels from there to the group's end
@@ -74,32 +75,37 @@ __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, B
     using Tile = Tile<N>;
     constexpr int ROWS = THREADS / Tile::CHUNKS_N;
     const EpilogueParams& e = p.epilogue;
-    float* scratch = sums + TILE_M * Tile::SUMS_PITCH;
+    double* scratch = reinterpret_cast<double*>(sums + Tile::M * Tile::SUMS_PITCH);
     const int in_tile = threadIdx.x % Tile::CHUNKS_N * 8, c = b.first_c + in_tile, left = b.left - in_tile;
-    const int end = left > 0 ? int(b.rows.num_rows) : 0;
+    const int end = left > 0 ? int(b.num_rows) : 0;
     const bool has_sums = GRAD ? e.num_norms > 0 : e.stats != 0;
 
-    float total[8] = {}, products[2][8] = {}, means[2][8] = {}, bias[8] = {}, scale[8], shift[8];
+    // Forward: origin is the column's first value, near the mean; sums are of distances from it and of their squares.
+    float total[8] = {}, products[2][8] = {}, means[2][8] = {}, origin[8] = {}, bias[8] = {}, scale[8], shift[8];
     if (left > 0) {
         if constexpr (GRAD) {
             if (e.mask_table) {
-                load_floats<CHECKED>(scale, e.mask_table, int64_t(b.rows.split) * 2 * b.channels + c, left);
-                load_floats<CHECKED>(shift, e.mask_table, (int64_t(b.rows.split) * 2 + 1) * b.channels + c, left);
+                load_floats<CHECKED>(scale, e.mask_table, int64_t(b.number.split) * 2 * b.channels + c, left);
+                load_floats<CHECKED>(shift, e.mask_table, (int64_t(b.number.split) * 2 + 1) * b.channels + c, left);
             }
 #pragma unroll
             for (int k = 0; k < 2; k++)
                 if (k < e.num_norms)
-                    load_floats<CHECKED>(means[k], e.norms[k].stats, int64_t(b.rows.split) * 3 * b.channels + c, left);
-        } else if (e.bias) {
-            load_floats<CHECKED>(bias, e.bias, c, left);
+                    load_floats<CHECKED>(means[k], e.norms[k].stats, int64_t(b.number.split) * 3 * b.channels + c, left);
+        } else {
+            if (e.bias) load_floats<CHECKED>(bias, e.bias, c, left);
+            if (has_sums) {
+                load8(origin, sums + in_tile);
+#pragma unroll
+                for (int i = 0; i < 8; i++) origin[i] = to_f32(from_f32<T>(origin[i]));
+            }
         }
     }
 #pragma unroll 1
     for (int row = threadIdx.x / Tile::CHUNKS_N; row < end; row += ROWS) {
         const int64_t position = m.targets[row];
-        float* own = sums + row * Tile::SUMS_PITCH + in_tile;
         float v[8];
-        load8(v, own);
+        load8(v, sums + row * Tile::SUMS_PITCH + in_tile);
         if constexpr (!GRAD)
 #pragma unroll
             for (int i = 0; i < 8; i++) v[i] += bias[i];
@@ -126,7 +132,7 @@ __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, B
         for (int i = 0; i < 8; i++) stored.e[i] = from_f32<T>(v[i]), v[i] = to_f32(stored.e[i]);
         store_chunk<T, CHECKED>(p.target, element_of(position, c, p.target_pitch), left, stored);
 #pragma unroll
-        for (int i = 0; i < 8; i++) total[i] += v[i];
+        for (int i = 0; i < 8; i++) total[i] += v[i] - origin[i];
         if constexpr (GRAD) {
 #pragma unroll
             for (int k = 0; k < 2; k++) {
@@ -136,44 +142,34 @@ __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, B
 #pragma unroll
                 for (int i = 0; i < 8; i++) products[k][i] = fmaf(v[i], to_f32(y.e[i]) - means[k][i], products[k][i]);
             }
-        } else if (has_sums) {
+        } else {
 #pragma unroll
-            for (int i = 0; i < 8; i++) own[i] = v[i];
+            for (int i = 0; i < 8; i++) products[0][i] = fmaf(v[i] - origin[i], v[i] - origin[i], products[0][i]);
         }
     }
     if (!has_sums) return;
 
-    const int rows_of_sums = GRAD ? 1 + e.num_norms : 2, channel = threadIdx.x % N;
+    const int rows_of_sums = GRAD ? 1 + e.num_norms : 3, channel = threadIdx.x % N;
     const bool exists = channel < b.left, writes = exists && threadIdx.x < N;
     float* partial = floats(p.partials) + int64_t(b.tile) * rows_of_sums * b.channels + b.first_c + channel;
-    const float sum = sum_of_rows<N>(total, scratch);
+    const double sum = sum_of_rows<N>(total, scratch);
     if constexpr (GRAD) {
-        if (writes) partial[0] = sum;
+        if (writes) partial[0] = float(sum);
 #pragma unroll
         for (int k = 0; k < 2; k++) {
             if (k >= e.num_norms) break;
-            const float product = sum_of_rows<N>(products[k], scratch);
-            if (writes) partial[(1 + k) * b.channels] = product;
+            const double product = sum_of_rows<N>(products[k], scratch);
+            if (writes) partial[(1 + k) * b.channels] = float(product);
         }
     } else {
-        // The mean first, then the squared distances from it: both from what was stored.
-        float* tile_mean = scratch + THREADS / 32 * N;
-        const float mean = sum / float(b.rows.num_rows);
-        if (threadIdx.x < N) tile_mean[channel] = mean;
-        __syncthreads();
-        float squares[8] = {}, of_chunk[8];
-        load8(of_chunk, tile_mean + in_tile);
-#pragma unroll 2
-        for (int row = threadIdx.x / Tile::CHUNKS_N; row < end; row += ROWS) {
-            float v[8];
-            load8(v, sums + row * Tile::SUMS_PITCH + in_tile);
-#pragma unroll
-            for (int i = 0; i < 8; i++) squares[i] = fmaf(v[i] - of_chunk[i], v[i] - of_chunk[i], squares[i]);
+        const double count = double(b.num_rows), squares = sum_of_rows<N>(products[0], scratch);
+        if (writes) {
+            const double first = double(to_f32(from_f32<T>(sums[channel]))), m2 = fma(-sum, sum / count, squares);
+            partial[0] = float(count), partial[b.channels] = float(first + sum / count);
+            partial[2 * b.channels] = m2 < 0.0 ? 0.0f : float(m2);
         }
-        const float m2 = sum_of_rows<N>(squares, scratch);
-        if (writes) partial[0] = mean, partial[b.channels] = m2;
     }
     __syncthreads();
-    finish_statistics<N, GRAD>(p, b.rows, b.column, b.channels, b.first_c + channel, exists, m.flag,
-                         reinterpret_cast<double*>(scratch));
+    finish_statistics<N, GRAD>(p, b.number, b.column, b.channels, b.first_c + channel, exists, m.flag,
+                               scratch);
 }

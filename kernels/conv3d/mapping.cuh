@@ -129,6 +129,8 @@ struct ConvGather {
     ConvAxis t, h, w;
     int32_t n, clips_per_split, splits;  // every split but the last has clips_per_split clips
     int32_t is_grad;
+    int32_t box_t, box_h, box_w;  // rows of a tile along each axis; box_w 0: a tile is a run of rows
+    int32_t reserved;
 };
 // One class of rows: what its axes are, and how many rows a clip has.
 struct RowClass {
@@ -140,11 +142,19 @@ HOST_DEVICE int32_t num_classes(const ConvGather& g) { return g.is_grad ? g.t.st
 HOST_DEVICE uint32_t rows_of_parity(const ConvAxis& a, int32_t parity) {
     return parity < a.input ? (a.input - parity + a.stride - 1) / a.stride : 0;
 }
-HOST_DEVICE uint32_t rows_per_clip(const ConvGather& g, int32_t cls) {
-    if (!g.is_grad) return uint32_t(g.t.output) * g.h.output * g.w.output;
+// Rows of a class along the three axes of a clip.
+struct ClassRows {
+    uint32_t t, h, w;
+};
+HOST_DEVICE ClassRows rows_of_class(const ConvGather& g, int32_t cls) {
+    if (!g.is_grad) return {uint32_t(g.t.output), uint32_t(g.h.output), uint32_t(g.w.output)};
     const int32_t th = cls / g.w.stride, t = th / g.h.stride;
-    return rows_of_parity(g.t, t) * rows_of_parity(g.h, th - t * g.h.stride) *
-           rows_of_parity(g.w, cls - th * g.w.stride);
+    return {rows_of_parity(g.t, t), rows_of_parity(g.h, th - t * g.h.stride),
+            rows_of_parity(g.w, cls - th * g.w.stride)};
+}
+HOST_DEVICE uint32_t rows_per_clip(const ConvGather& g, int32_t cls) {
+    const ClassRows r = rows_of_class(g, cls);
+    return r.t * r.h * r.w;
 }
 HOST_DEVICE RowClass row_class(const ConvGather& g, int32_t cls) {
     const uint32_t rows = rows_per_clip(g, cls);
@@ -156,55 +166,101 @@ HOST_DEVICE int32_t clips_of_split(const ConvGather& g, int32_t split) {
     return split + 1 < g.splits ? g.clips_per_split : g.n - split * g.clips_per_split;
 }
 HOST_DEVICE uint32_t tiles_of(uint32_t rows, uint32_t tile_m) { return (rows + tile_m - 1) / tile_m; }
+
+// Tiles of a class in `clips` clips: runs of tile_m rows, or the boxes of each clip.
+HOST_DEVICE uint32_t tiles_of_class(const ConvGather& g, int32_t cls, uint32_t clips, uint32_t tile_m) {
+    const ClassRows r = rows_of_class(g, cls);
+    if (g.box_w == 0) return tiles_of(clips * r.t * r.h * r.w, tile_m);
+    return clips * tiles_of(r.t, g.box_t) * tiles_of(r.h, g.box_h) * tiles_of(r.w, g.box_w);
+}
 HOST_DEVICE uint32_t tiles_of_split(const ConvGather& g, int32_t split, uint32_t tile_m) {
     uint32_t tiles = 0;
 #pragma unroll 1
     for (int32_t cls = 0; cls < num_classes(g); cls++)
-        tiles += tiles_of(clips_of_split(g, split) * rows_per_clip(g, cls), tile_m);
+        tiles += tiles_of_class(g, cls, clips_of_split(g, split), tile_m);
     return tiles;
 }
 
-// Tiles of tile_m rows are numbered by split, then class, then row: none holds rows of two splits or two classes.
-struct TileRows {
+// Tiles are numbered by split, then class, then row or box: none holds rows of two splits or two classes.
+struct TileNumber {
     int32_t split, cls;
-    uint32_t first_row, num_rows;  // of the class's rows in the whole batch: row 0 is of clip 0
-    uint32_t tile_of_split;
+    uint32_t tile_of_split, tile_of_class;
 };
-HOST_DEVICE TileRows rows_of_tile(const ConvGather& g, uint32_t tile, uint32_t tiles_per_split, uint32_t tile_m) {
-    TileRows to = {};
+HOST_DEVICE TileNumber tile_number(const ConvGather& g, uint32_t tile, uint32_t tiles_per_split, uint32_t tile_m) {
+    TileNumber to = {};
     const uint32_t split = tile / tiles_per_split;
     to.split = split < uint32_t(g.splits) ? int32_t(split) : g.splits - 1;
-    to.tile_of_split = tile - to.split * tiles_per_split;
-    uint32_t rest = to.tile_of_split;
-    const uint32_t clips = clips_of_split(g, to.split);
+    to.tile_of_split = to.tile_of_class = tile - to.split * tiles_per_split;
 #pragma unroll 1
-    for (to.cls = 0;; to.cls++) {
-        const uint32_t per_clip = rows_per_clip(g, to.cls), rows = clips * per_clip, tiles = tiles_of(rows, tile_m);
-        if (rest < tiles) {
-            const uint32_t left = rows - rest * tile_m;
-            to.first_row = uint32_t(to.split) * g.clips_per_split * per_clip + rest * tile_m;
-            to.num_rows = left < tile_m ? left : tile_m;
-            return to;
-        }
-        rest -= tiles;
+    for (;; to.cls++) {
+        const uint32_t tiles = tiles_of_class(g, to.cls, clips_of_split(g, to.split), tile_m);
+        if (to.tile_of_class < tiles) return to;
+        to.tile_of_class -= tiles;
     }
 }
-HOST_DEVICE uint32_t tile_of_row(const ConvGather& g, int32_t cls, uint32_t row, uint32_t tiles_per_split,
-                                 uint32_t tile_m) {
-    const uint32_t rows_of_split = g.clips_per_split * rows_per_clip(g, cls), split = row / rows_of_split;
-    uint32_t tile = split * tiles_per_split + (row - split * rows_of_split) / tile_m;
-    for (int32_t before = 0; before < cls; before++)
-        tile += tiles_of(clips_of_split(g, int32_t(split)) * rows_per_clip(g, before), tile_m);
+HOST_DEVICE uint32_t tile_of_number(const ConvGather& g, const TileNumber& number, uint32_t tiles_per_split,
+                                    uint32_t tile_m) {
+    uint32_t tile = number.split * tiles_per_split + number.tile_of_class;
+    for (int32_t before = 0; before < number.cls; before++)
+        tile += tiles_of_class(g, before, clips_of_split(g, number.split), tile_m);
     return tile;
+}
+
+// A run of rows, counted in the whole batch: row 0 is of clip 0.
+struct Run {
+    uint32_t first_row, num_rows;
+};
+HOST_DEVICE Run run_of_tile(const ConvGather& g, const TileNumber& tile, uint32_t tile_m) {
+    const uint32_t per_clip = rows_per_clip(g, tile.cls), before = tile.tile_of_class * tile_m;
+    const uint32_t left = clips_of_split(g, tile.split) * per_clip - before;
+    return {uint32_t(tile.split) * g.clips_per_split * per_clip + before, left < tile_m ? left : tile_m};
+}
+HOST_DEVICE TileNumber tile_of_row(const ConvGather& g, int32_t cls, uint32_t row, uint32_t tile_m) {
+    const uint32_t rows_of_split = g.clips_per_split * rows_per_clip(g, cls), split = row / rows_of_split;
+    return {int32_t(split), cls, 0, (row - split * rows_of_split) / tile_m};
+}
+
+// A box of rows of one clip: `first` in its coordinates of rows, and as many as lie inside.
+struct Box {
+    Position first;
+    int32_t t, h, w;
+};
+HOST_DEVICE Box box_of_tile(const ConvGather& g, const TileNumber& tile) {
+    const ClassRows r = rows_of_class(g, tile.cls);
+    const uint32_t h = tiles_of(r.h, g.box_h), w = tiles_of(r.w, g.box_w), t = tiles_of(r.t, g.box_t);
+    const uint32_t nth = tile.tile_of_class / w, nt = nth / h, n = nt / t;
+    const int32_t ft = int32_t(nt - n * t) * g.box_t, fh = int32_t(nth - nt * h) * g.box_h;
+    const int32_t fw = int32_t(tile.tile_of_class - nth * w) * g.box_w;
+    const int32_t lt = int32_t(r.t) - ft, lh = int32_t(r.h) - fh, lw = int32_t(r.w) - fw;
+    return {{tile.split * g.clips_per_split + int32_t(n), ft, fh, fw},
+            lt < g.box_t ? lt : g.box_t, lh < g.box_h ? lh : g.box_h, lw < g.box_w ? lw : g.box_w};
+}
+HOST_DEVICE TileNumber tile_of_position(const ConvGather& g, int32_t cls, const Position& row) {
+    const ClassRows r = rows_of_class(g, cls);
+    const uint32_t h = tiles_of(r.h, g.box_h), w = tiles_of(r.w, g.box_w), t = tiles_of(r.t, g.box_t);
+    const int32_t split = row.n / g.clips_per_split, n = row.n - split * g.clips_per_split;
+    return {split, cls, 0, ((n * t + row.t / g.box_t) * h + row.h / g.box_h) * w + row.w / g.box_w};
+}
+
+// What a box reads along one axis: source coordinates first .. first + size - 1, whatever lies outside.
+struct HaloAxis {
+    int32_t first, size;
+};
+HOST_DEVICE HaloAxis halo_axis(const AxisClass& a, int32_t first_row, int32_t rows) {
+    const int32_t last = a.offset(a.taps - 1), low = last < a.first_offset ? last : a.first_offset;
+    const int32_t reach = last < a.first_offset ? a.first_offset - last : last - a.first_offset;
+    return {first_row * a.row_step + low, (rows - 1) * a.row_step + reach + 1};
 }
 
 // ---- shared memory -----------------------------------------------------------------------------------------------------
 
-// 16-byte chunks of 8 elements; a row has CHUNKS of them (4, 8 or 16). The eight rows that one ldmatrix reads at the same
+// 16-byte chunks of 8 elements; a row has CHUNKS of them. The eight rows that one ldmatrix reads at the same
 // chunk column lie in eight different groups of banks. swizzled is its own inverse in `chunk`.
 template <int CHUNKS>
 HOST_DEVICE int32_t swizzled(int32_t row, int32_t chunk) {
-    static_assert(CHUNKS == 4 || CHUNKS == 8 || CHUNKS == 16, "rows of 64, 128 or 256 bytes");
+    static_assert(CHUNKS == 1 || CHUNKS == 2 || CHUNKS == 4 || CHUNKS == 8 || CHUNKS == 16, "rows of 16 to 256 bytes");
+    if (CHUNKS == 1) return chunk;
+    if (CHUNKS == 2) return chunk ^ ((row >> 2) & 1);
     if (CHUNKS == 4) return chunk ^ ((row >> 1) & 3);
     return chunk ^ (row & 7);
 }
@@ -212,4 +268,10 @@ HOST_DEVICE int32_t swizzled(int32_t row, int32_t chunk) {
 template <int CHUNKS>
 HOST_DEVICE int32_t chunk_byte(int32_t row, int32_t chunk) {
     return (row * CHUNKS + swizzled<CHUNKS>(row, chunk)) * 16;
+}
+
+// The same for 1 to 4 chunks, known at run time. Three need no swizzle: multiples of 3 fall into eight groups of banks.
+HOST_DEVICE int32_t chunk_of_row(int32_t row, int32_t chunk, int32_t chunks) {
+    const int32_t flip = chunks == 2 ? (row >> 2) & 1 : chunks == 4 ? (row >> 1) & 3 : 0;
+    return row * chunks + (chunk ^ flip);
 }

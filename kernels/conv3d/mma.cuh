@@ -11,7 +11,7 @@
 // The same thread reads what the thread of its number wrote. Returns whether this block goes on.
 template <int N>
 __device__ __forceinline__ bool join_slices(const Conv3dParams& p, const BlockMemory& m, uint64_t tile_of_all,
-                                            uint32_t* tickets, float (&acc)[Tile<N>::MMAS_M][4][4]) {
+                                            uint32_t* tickets, float (&acc)[Tile<N>::MMAS_M][Tile<N>::MMAS_N][4]) {
     constexpr int SUMS = TILE_M * N;
     const auto at = [&](int slice, int i, int j) {
         const int64_t first = (int64_t(tile_of_all) * p.slices + slice) * SUMS;
@@ -39,11 +39,12 @@ __device__ __forceinline__ bool join_slices(const Conv3dParams& p, const BlockMe
     return true;
 }
 
-// Which tile this block makes: neighbouring blocks share rows.
-__device__ __forceinline__ BlockTile block_tile(const Conv3dParams& p, int tile_n) {
+// Which tile this block makes: neighbouring blocks share rows. num_rows is left open.
+__device__ __forceinline__ BlockTile block_tile(const Conv3dParams& p, int tile_m, int tile_n) {
     BlockTile b;
     b.tile = blockIdx.x / uint32_t(p.columns), b.column = int(blockIdx.x - b.tile * uint32_t(p.columns));
-    b.rows = rows_of_tile(p.gather, b.tile, p.tiles_per_split, TILE_M);
+    b.number = tile_number(p.gather, b.tile, p.tiles_per_split, tile_m);
+    b.num_rows = 0;
     const int columns_of_group = p.columns / p.groups, group = b.column / columns_of_group;
     const int first = (b.column - group * columns_of_group) * tile_n;
     b.first_c = group * p.target_channels + first, b.left = p.target_channels - first;
@@ -62,9 +63,11 @@ __device__ __forceinline__ void conv3d_mma(const Conv3dParams& p) {
     DYN_SMEM(uint8_t, shared);
     const ConvGather& g = p.gather;
     const BlockMemory m = block_memory(shared, g.t.filter * g.h.filter * g.w.filter);
-    const BlockTile b = block_tile(p, N);
-    const RowClass cls = row_class(g, b.rows.cls);
-    set_up(m, g, b.rows, cls);
+    BlockTile b = block_tile(p, TILE_M, N);
+    const Run rows = run_of_tile(g, b.number, TILE_M);
+    const RowClass cls = row_class(g, b.number.cls);
+    b.num_rows = int(rows.num_rows);
+    set_up(m, g, rows, cls);
     __syncthreads();
 
     // This block's part of gemm_k.
@@ -72,10 +75,10 @@ __device__ __forceinline__ void conv3d_mma(const Conv3dParams& p) {
     const int all_steps = (chunks + CHUNKS_K - 1) / CHUNKS_K, steps_of_slice = (all_steps + p.slices - 1) / p.slices;
     const int first_step = min(all_steps, int(blockIdx.y) * steps_of_slice);
     const int last_step = min(all_steps, first_step + steps_of_slice);
-    Gather gather{p, m, b.rows.split, b.first_c, chunks,
+    Gather gather{p, m, b.number.split, b.first_c, chunks,
                   {GRAD ? g.t.output : g.t.input, GRAD ? g.h.output : g.h.input, GRAD ? g.w.output : g.w.input}};
 
-    float acc[Tile<N>::MMAS_M][4][4] = {};
+    float acc[Tile<N>::MMAS_M][Tile<N>::MMAS_N][4] = {};
     const auto stage = [&](int slot) { return m.stages + slot * STAGE; };
     const auto load = [&](int step, int slot) {
         if (step < last_step) {

@@ -68,7 +68,7 @@ struct Conv3dParams {
     int32_t groups;
     int32_t reserved;
 };
-static_assert(sizeof(Conv3dParams) == 56 + 56 + 224 + 88 + 12 + 44, "mirrored in Rust");
+static_assert(sizeof(Conv3dParams) == 56 + 56 + 224 + 104 + 12 + 44, "mirrored in Rust");
 
 // For the kernel that stores what a prologue of two tensors makes.
 struct PrologueOnlyParams {
@@ -78,3 +78,9 @@ struct PrologueOnlyParams {
     int32_t source_pitch, reserved;
 };
 static_assert(sizeof(PrologueOnlyParams) == 88, "mirrored in Rust");
+
+struct PackPairsParams {
+    uint64_t from, to;
+    int32_t rows, taps, pairs, first;
+};
+static_assert(sizeof(PackPairsParams) == 32, "mirrored in Rust");

@@ -2,8 +2,8 @@
 // of tiles joins these, the last one of all joins the groups, in the order of tiles. So the result does not depend on who was
 // last, and no block reads more than about two square roots of the number of tiles.
 //
-// Forward: (mean, M2) of the stored values, per tile and channel. grad_input: sum g, and sum g (y - mean) for each batch norm.
-// Counts follow from the tile's number. Partials: [tiles or groups][rows of sums][channels].
+// Forward: count, mean and M2 of the stored values, per tile and channel. grad_input: sum g, and sum g (y - mean) for each
+// batch norm. Partials: [tiles or groups][rows of sums][channels].
 #pragma once
 #include "../common/moments.cuh"
 #include "../common/reduce.cuh"
@@ -28,21 +28,19 @@ __device__ __forceinline__ void part_of_sets(int num_sets, int& first, int& last
     first = int(int64_t(num_sets) * part / PARTS), last = int(int64_t(num_sets) * (part + 1) / PARTS);
 }
 
-// Joins num_sets sets of values_per_set values each (the last: what is left of num_values). The result is of use to the
-// threads below N, one a channel; it is relative to `origin`, the first set's mean.
+// Joins sets of values. The result is of use to the threads below N, one a channel; it is relative to `origin`, the first
+// set's mean.
 template <int N>
-__device__ __forceinline__ MomentSums join_moments(const Partials& from, int first_set, int num_sets, float values_per_set,
-                                                   float num_values, bool exists, float& origin, double* scratch) {
+__device__ __forceinline__ MomentSums join_moments(const Partials& from, int first_set, int num_sets, bool exists,
+                                                   float& origin, double* scratch) {
     MomentSums sums;
     int first, last;
     part_of_sets<N>(num_sets, first, last);
     if (exists) {
-        origin = from.at(first_set, 0);
+        origin = from.at(first_set, 1);
 #pragma unroll 4
-        for (int i = first; i < last; i++) {
-            const float count = fminf(values_per_set, num_values - float(i) * values_per_set);
-            sums.add(Moments{count, from.at(first_set + i, 0), from.at(first_set + i, 1)}, origin);
-        }
+        for (int i = first_set + first; i < first_set + last; i++)
+            sums.add(Moments{from.at(i, 0), from.at(i, 1), from.at(i, 2)}, origin);
     }
     double* own = scratch + threadIdx.x * 4;
     own[0] = sums.count, own[1] = sums.distance, own[2] = sums.square, own[3] = sums.m2;
@@ -86,27 +84,20 @@ __device__ __forceinline__ void join_sums(double (&sums)[3], const Partials& fro
 
 __device__ __forceinline__ float* floats(uint64_t address) { return reinterpret_cast<float*>(address); }
 
-__device__ __forceinline__ float values_of_split(const ConvGather& g, int split) {
-    return float(clips_of_split(g, split)) * float(rows_per_clip(g, 0));
-}
-
 // stats, scale_shift and the running pair from the groups of all splits.
 template <int N>
 __device__ __forceinline__ void write_statistics(const Conv3dParams& p, const Partials& groups, int c, bool exists,
                                                  double* scratch) {
     const EpilogueParams& e = p.epilogue;
     const int channels = groups.channels;
-    const float values_per_group = float(p.group_tiles) * TILE_M;
     double mean_sum = 0.0, var_sum = 0.0;
 #pragma unroll 1
     for (int s = 0; s < p.gather.splits; s++) {
-        const float values = values_of_split(p.gather, s);
-        const int num_groups = int(tiles_of(tiles_of_split(p.gather, s, TILE_M), p.group_tiles));
+        const int num_groups = int(tiles_of(tiles_of_split(p.gather, s, Tile<N>::M), p.group_tiles));
         float origin = 0.0f;
-        const MomentSums sums = join_moments<N>(groups, s * p.groups_per_split, num_groups, values_per_group, values,
-                                                exists, origin, scratch);
+        const MomentSums sums = join_moments<N>(groups, s * p.groups_per_split, num_groups, exists, origin, scratch);
         if (!exists || threadIdx.x >= N) continue;
-        const double mean = sums.mean(origin), m2 = sums.sum_of_squares(), count = double(values);
+        const double mean = sums.mean(origin), m2 = sums.sum_of_squares(), count = sums.count;
         const double inv_std = 1.0 / sqrt(m2 / count + double(e.eps)), scale = double(floats(e.gamma)[c]) * inv_std;
         const double var = m2 / (count - 1.0);
         float* stats = floats(e.stats) + int64_t(s) * 3 * channels + c;
@@ -136,7 +127,7 @@ __device__ __forceinline__ void write_grad_tables(const Conv3dParams& p, const P
     double grad_beta = 0.0, grad_gamma[2] = {0.0, 0.0};
 #pragma unroll 1
     for (int s = 0; s < p.gather.splits; s++) {
-        const int num_groups = int(tiles_of(tiles_of_split(p.gather, s, TILE_M), p.group_tiles));
+        const int num_groups = int(tiles_of(tiles_of_split(p.gather, s, Tile<N>::M), p.group_tiles));
         double sums[3];
         join_sums<N>(sums, groups, s * p.groups_per_split, num_groups, exists, scratch);
         if (!exists || threadIdx.x >= N) continue;
@@ -166,12 +157,12 @@ __device__ __forceinline__ void write_grad_tables(const Conv3dParams& p, const P
 // first on, repeated; exists: whether there is such a channel.
 // A function of its own: its code is in a file once, not in each kernel.
 template <int N, bool GRAD>
-__device__ __noinline__ void finish_statistics(const Conv3dParams& p, TileRows tile, int column, int channels, int c,
+__device__ __noinline__ void finish_statistics(const Conv3dParams& p, TileNumber tile, int column, int channels, int c,
                                                bool exists, uint32_t* flag, double* scratch) {
-    const int rows = GRAD ? 1 + p.epilogue.num_norms : 2, num_groups = p.gather.splits * int(p.groups_per_split);
+    const int rows = GRAD ? 1 + p.epilogue.num_norms : 3, num_groups = p.gather.splits * int(p.groups_per_split);
     const int group = int(tile.tile_of_split / p.group_tiles), set = tile.split * int(p.groups_per_split) + group;
     const int first = group * int(p.group_tiles);
-    const int tiles = int(tiles_of_split(p.gather, tile.split, TILE_M)), num_sets = min(int(p.group_tiles), tiles - first);
+    const int tiles = int(tiles_of_split(p.gather, tile.split, Tile<N>::M)), num_sets = min(int(p.group_tiles), tiles - first);
     uint32_t* tickets = reinterpret_cast<uint32_t*>(p.tickets) + int64_t(column) * (num_groups + 1);
     if (!is_last(BlockTeam(), tickets + set, num_sets, flag)) return;
 
@@ -185,14 +176,12 @@ __device__ __noinline__ void finish_statistics(const Conv3dParams& p, TileRows t
             for (int row = 0; row < rows; row++) to[row * channels] = float(sums[row]);
     } else {
         float origin = 0.0f;
-        const float values = values_of_split(p.gather, tile.split) - float(first) * TILE_M;
-        const MomentSums sums =
-            join_moments<N>(of_tiles, first_tile, num_sets, TILE_M, values, exists, origin, scratch);
+        const MomentSums sums = join_moments<N>(of_tiles, first_tile, num_sets, exists, origin, scratch);
         if (exists && threadIdx.x < N)
-            to[0] = float(sums.mean(origin)), to[channels] = float(sums.sum_of_squares());
+            to[0] = float(sums.count), to[channels] = float(sums.mean(origin)), to[2 * channels] = float(sums.sum_of_squares());
     }
     // Splits without a full number of groups have fewer: count those that exist.
-    const int last_groups = int(tiles_of(tiles_of_split(p.gather, p.gather.splits - 1, TILE_M), p.group_tiles));
+    const int last_groups = int(tiles_of(tiles_of_split(p.gather, p.gather.splits - 1, Tile<N>::M), p.group_tiles));
     const int all_groups = (p.gather.splits - 1) * int(p.groups_per_split) + last_groups;
     if (!is_last(BlockTeam(), tickets + num_groups, all_groups, flag)) return;
     if constexpr (GRAD) write_grad_tables<N>(p, of_groups, c, exists, scratch);

@@ -4,24 +4,26 @@
 #include "params.cuh"
 
 constexpr int THREADS = 256;
-constexpr int TILE_M = 128;
 constexpr int TILE_K = 64;
 constexpr int CHUNKS_K = TILE_K / 8;
 
-// Eight warps; each makes WARP_M x 32 of the tile.
+// Eight warps; each makes WARP_M x WARP_N of the tile.
 template <int TILE_N>
 struct Tile {
-    static_assert(TILE_N == 128 || TILE_N == 64 || TILE_N == 32, "one, two or four warps along gemm_n");
-    static constexpr int N = TILE_N, WARPS_N = N / 32, WARP_M = TILE_M * WARPS_N / 8;
-    static constexpr int MMAS_M = WARP_M / 16, MMAS_N = 4;
+    static_assert(TILE_N == 128 || TILE_N == 64 || TILE_N == 32 || TILE_N == 16 || TILE_N == 8, "warps and mmas fill it");
+    static constexpr int N = TILE_N, M = N >= 32 ? 128 : 4096 / N;
+    static constexpr int WARP_N = N >= 32 ? 32 : N, WARPS_N = N / WARP_N, WARP_M = M * WARPS_N / 8;
+    static constexpr int MMAS_M = WARP_M / 16, MMAS_N = WARP_N / 8;
     static constexpr int CHUNKS_N = N / 8;
-    static constexpr int A_BYTES = TILE_M * TILE_K * 2, B_BYTES = N * TILE_K * 2;
+    static constexpr int A_BYTES = M * TILE_K * 2, B_BYTES = N * TILE_K * 2;
     // The f32 sums on their way out: rows of N + 8 floats, so that four rows of 8 floats lie in different banks.
     static constexpr int SUMS_PITCH = N + 8;
-    static constexpr int SUMS_BYTES = TILE_M * SUMS_PITCH * 4;
+    static constexpr int SUMS_BYTES = M * SUMS_PITCH * 4;
     // What the threads of a column bring together, one f64 quadruple a thread at most.
     static constexpr int SCRATCH_BYTES = THREADS * 32;
 };
+
+constexpr int TILE_M = Tile<128>::M;  // of all tiles of 32 columns and more
 
 // What a block keeps in shared memory for all of its work, before the stages. src/ops/conv3d/plan.rs counts the bytes.
 struct BlockMemory {
@@ -44,7 +46,7 @@ __device__ __forceinline__ BlockMemory block_memory(uint8_t* shared, int taps) {
 }
 
 // Fills rows, targets and taps; a __syncthreads lies before their use.
-__device__ __forceinline__ void set_up(const BlockMemory& m, const ConvGather& g, const TileRows& tile,
+__device__ __forceinline__ void set_up(const BlockMemory& m, const ConvGather& g, const Run& tile,
                                        const RowClass& cls) {
     const bool grad = g.is_grad;
     const int st = grad ? g.t.output : g.t.input, sh = grad ? g.h.output : g.h.input, sw = grad ? g.w.output : g.w.input;
@@ -77,7 +79,7 @@ constexpr bool IS_BF16<__nv_bfloat16> = true;
 
 // acc += A B over the first `chunks` of TILE_K. a: [TILE_M][TILE_K]; b: [N][TILE_K], or [TILE_K][N] where B_IS_K_MAJOR.
 template <class T, int N, bool B_IS_K_MAJOR>
-__device__ __forceinline__ void multiply(float (&acc)[Tile<N>::MMAS_M][4][4], uint32_t a, uint32_t b, int chunks) {
+__device__ __forceinline__ void multiply(float (&acc)[Tile<N>::MMAS_M][Tile<N>::MMAS_N][4], uint32_t a, uint32_t b, int chunks) {
     using Tile = Tile<N>;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int warp_m = warp / Tile::WARPS_N * Tile::WARP_M, warp_n = warp % Tile::WARPS_N * 32;
@@ -107,14 +109,14 @@ __device__ __forceinline__ void multiply(float (&acc)[Tile<N>::MMAS_M][4][4], ui
 
 // The sums of the tile to shared memory: [TILE_M][SUMS_PITCH].
 template <int N>
-__device__ __forceinline__ void store_sums(float* to, const float (&acc)[Tile<N>::MMAS_M][4][4]) {
+__device__ __forceinline__ void store_sums(float* to, const float (&acc)[Tile<N>::MMAS_M][Tile<N>::MMAS_N][4]) {
     using Tile = Tile<N>;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int row = warp / Tile::WARPS_N * Tile::WARP_M + lane / 4, column = warp % Tile::WARPS_N * 32 + lane % 4 * 2;
+    const int row = warp / Tile::WARPS_N * Tile::WARP_M + lane / 4, column = warp % Tile::WARPS_N * Tile::WARP_N + lane % 4 * 2;
 #pragma unroll
     for (int i = 0; i < Tile::MMAS_M; i++)
 #pragma unroll
-        for (int j = 0; j < 4; j++)
+        for (int j = 0; j < Tile::MMAS_N; j++)
 #pragma unroll
             for (int half = 0; half < 2; half++)
                 *reinterpret_cast<float2*>(to + (row + i * 16 + half * 8) * Tile::SUMS_PITCH + column + j * 8) =

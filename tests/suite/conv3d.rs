@@ -4,6 +4,7 @@
 mod fused;
 mod fused_grad;
 mod kernels;
+mod mapping;
 mod typed;
 
 use serde::Deserialize;

@@ -4,12 +4,14 @@ use bytemuck::Zeroable;
 
 use super::fused::{Checker, Epilogue, GradEpilogue, GradTable, Mask, Prologue};
 use super::params::{
-    ConvAxis, ConvGather, FastDiv, GradNormParams, Params, PrologueOnlyParams, PrologueParams, address, placed,
+    ConvAxis, ConvGather, FastDiv, GradNormParams, PackPairsParams, Params, PrologueOnlyParams, PrologueParams,
+    address, placed,
 };
-use super::plan::{self, OnLoad, Plan, Request};
+use super::plan::{self, OnLoad, Pairs, Plan, Request};
 use super::{Conv3d, Direction};
 use crate::device::{DType, Device, LaunchConfig, Slice, Stream, Tensor, launch};
 use crate::error::{Error, Result};
+use crate::shape::ActivationShape;
 
 /// Threads of a block (`THREADS` in the kernels).
 const THREADS: u32 = 256;
@@ -77,6 +79,8 @@ struct Job<'a> {
     sums: usize,
     extra_tensors: usize,
     has_even_pitches: bool,
+    /// Whether the input may be read as pairs of pixels.
+    may_pair: bool,
 }
 
 /// The one number of splits of a call: what is said twice must agree.
@@ -143,12 +147,13 @@ pub(super) fn forward(
         sums: 0,
         extra_tensors: 0,
         has_even_pitches: true,
+        may_pair: prologue.is_none() && input.pitch_c() == 4,
     };
     let e = &mut job.params.epilogue;
     match epilogue {
         Epilogue::None => {}
         Epilogue::Statistics(s) => {
-            job.sums = 2;
+            job.sums = 3;
             (e.gamma, e.beta) = (job.memory.read(s.gamma), job.memory.read(s.beta));
             (e.stats, e.scale_shift) = (job.memory.write(s.stats), job.memory.write(s.scale_shift));
             if let Some(running) = s.running {
@@ -168,7 +173,9 @@ pub(super) fn forward(
             job.extra_tensors = usize::from(v.residual.is_some());
         }
     }
-    job.has_even_pitches = pitches_are_even(&tensors);
+    // Of pixels in pairs the pitch is that of a pair.
+    let first = if job.may_pair { 1 } else { 0 };
+    job.has_even_pitches = pitches_are_even(&tensors[first..]);
     job.run()
 }
 
@@ -254,15 +261,17 @@ pub(super) fn grad_input(
         sums: if epilogue.norms.is_empty() { 0 } else { 1 + epilogue.norms.len() },
         extra_tensors: usize::from(epilogue.add.is_some()) + usize::from(has_mask) + epilogue.norms.len(),
         has_even_pitches: pitches_are_even(&tensors),
+        may_pair: false,
     }
     .run()
 }
 
-impl<'a> Job<'a> {
+impl Job<'_> {
     fn run(mut self) -> Result<()> {
-        self.params.filter = self.memory.read(self.filter);
-        let request = Request {
+        self.memory.reads.push(self.filter);
+        let mut request = Request {
             op: *self.op,
+            output: self.op.output(),
             direction: self.direction,
             dtype: self.dtype,
             on_load: self.on_load,
@@ -272,36 +281,68 @@ impl<'a> Job<'a> {
             is_aligned: self.has_even_pitches && self.memory.is_aligned(),
             num_sms: num_sms(self.stream),
         };
+        let pairs = plan::pairs(self.op).filter(|_| self.may_pair && request.is_aligned);
+        request.is_aligned &= !self.may_pair || pairs.is_some();
+        request.op = pairs.map_or(*self.op, |pairs| pairs.op);
         let plan = plan::plan(self.name, &request)?;
         plan.print(&request);
-        if self.workspace.len_bytes() < plan.workspace_bytes {
-            let (needed, got) = (plan.workspace_bytes, self.workspace.len_bytes());
+        let packed_at = plan.workspace_bytes.next_multiple_of(256);
+        let packed_bytes = pairs.map_or(0, |pairs| packed_at - plan.workspace_bytes + 2 * pairs.op.filter_len());
+        let needed = plan.workspace_bytes + packed_bytes;
+        if self.workspace.len_bytes() < needed {
+            let got = self.workspace.len_bytes();
             return Err(Error::shape(self.name, format!("workspace must have {needed} bytes, got {got}")));
         }
-        if plan.workspace_bytes > 0 {
-            if !self.workspace.address().is_multiple_of(16) {
+        let base = self.workspace.address();
+        if needed > 0 {
+            if !base.is_multiple_of(16) {
                 return Err(Error::shape(self.name, "workspace must begin at a multiple of 16 bytes"));
             }
-            let base = self.memory.write(self.workspace);
+            self.memory.writes.push(self.workspace);
             self.params.tickets = base;
             self.params.partials = base + plan.partials_at as u64;
             self.params.group_partials = base + plan.group_partials_at as u64;
             self.params.slice_sums = base + plan.slice_sums_at as u64;
+        }
+        self.params.filter = self.filter.address();
+        if let Some(pairs) = pairs {
+            self.params.filter = base + packed_at as u64;
+            self.params.source_pitch = 8;
+            self.pack(&pairs)?;
         }
         self.fill(&request, &plan);
         let config = LaunchConfig { grid: plan.grid(), block: [THREADS, 1, 1], shared_bytes: plan.shared_bytes as u32 };
         launch::run(self.stream, self.name, &plan.kernel, config, &self.memory.reads, &self.memory.writes, &self.params)
     }
 
+    /// Writes the filter to where `params.filter` says, in pairs of taps.
+    fn pack(&self, pairs: &Pairs) -> Result<()> {
+        let [ft, fh, num_pairs] = pairs.op.filter;
+        let params = PackPairsParams {
+            from: self.filter.address(),
+            to: self.params.filter,
+            rows: (self.op.c_out * ft * fh) as i32,
+            taps: self.op.filter[2] as i32,
+            pairs: num_pairs as i32,
+            first: pairs.first_tap,
+        };
+        let threads = (self.op.c_out * ft * fh * num_pairs * 2) as u32;
+        let config = LaunchConfig { grid: [threads.div_ceil(256), 1, 1], block: [256, 1, 1], shared_bytes: 0 };
+        let kernel = "conv3d_pack_pairs_b16";
+        launch::run(self.stream, self.name, kernel, config, &[self.filter], &[self.workspace], &params)
+    }
+
     fn fill(&mut self, request: &Request, plan: &Plan) {
         let p = &mut self.params;
         let (source_channels, target_channels) = request.channels();
         p.gather = ConvGather {
-            axes: ConvAxis::of(self.op),
+            axes: ConvAxis::of(&request.op, request.output),
             n: self.op.input.n as i32,
             clips_per_split: plan.clips_per_split as i32,
             splits: plan.splits_used as i32,
             is_grad: i32::from(self.direction == Direction::GradInput),
+            boxes: plan.boxes.map(|size| size as i32),
+            reserved: 0,
         };
         p.source_chunks = FastDiv::by(source_channels.div_ceil(8) as u32);
         (p.source_channels, p.target_channels) = (source_channels as i32, target_channels as i32);
@@ -385,12 +426,13 @@ fn store_prologue(
 
 /// Bytes of workspace that serve every call with these sizes: any on-load form, any alignment.
 pub(super) fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction, splits: usize, sums: usize) -> usize {
-    let bytes = |is_aligned: bool| {
+    let bytes = |op: &Conv3d, output: ActivationShape, on_load: OnLoad, is_aligned: bool| {
         let request = Request {
             op: *op,
+            output,
             direction,
             dtype: DType::Bf16,
-            on_load: OnLoad::Join,
+            on_load,
             splits: splits.max(1),
             sums,
             extra_tensors: 0,
@@ -399,5 +441,11 @@ pub(super) fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction
         };
         plan::plan("conv3d", &request).map_or(0, |plan| plan.workspace_bytes)
     };
-    bytes(false).max(bytes(true))
+    let loads = [OnLoad::Plain, OnLoad::Affine, OnLoad::Join];
+    let plain = loads.map(|load| [false, true].map(|is_aligned| bytes(op, op.output(), load, is_aligned)));
+    let pairs = plan::pairs(op).filter(|_| direction == Direction::Forward).map_or(0, |pairs| {
+        let bytes = bytes(&pairs.op, op.output(), OnLoad::Plain, true);
+        bytes.next_multiple_of(256) + 2 * pairs.op.filter_len()
+    });
+    plain.into_iter().flatten().fold(pairs, usize::max)
 }

@@ -97,7 +97,7 @@ pub fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction) -> us
 pub fn workspace_bytes_fused(stream: &Stream, op: &Conv3d, direction: Direction, splits: usize) -> usize {
     match (stream.device(), direction) {
         (Device::Cpu, _) | (_, Direction::GradFilter) => 0,
-        (_, Direction::Forward) => launch::workspace_bytes(stream, op, direction, splits, 2),
+        (_, Direction::Forward) => launch::workspace_bytes(stream, op, direction, splits, 3),
         (_, Direction::GradInput) => launch::workspace_bytes(stream, op, direction, splits, 3),
     }
 }

@@ -6,6 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::Conv3d;
 use crate::device::{Slice, Tensor};
+use crate::shape::ActivationShape;
 
 /// The address of a slice, 0 for none.
 pub(super) fn address(slice: Option<&Slice>) -> u64 {
@@ -48,8 +49,8 @@ pub(super) struct ConvAxis {
 
 impl ConvAxis {
     /// The axes t, h, w of a convolution whose sizes the plan has checked.
-    pub(super) fn of(op: &Conv3d) -> [ConvAxis; 3] {
-        let (i, o) = (op.input, op.output());
+    pub(super) fn of(op: &Conv3d, output: ActivationShape) -> [ConvAxis; 3] {
+        let (i, o) = (op.input, output);
         let sizes = [(i.t, o.t), (i.h, o.h), (i.w, o.w)];
         [0, 1, 2].map(|a| ConvAxis {
             input: sizes[a].0 as i32,
@@ -70,6 +71,9 @@ pub(super) struct ConvGather {
     pub clips_per_split: i32,
     pub splits: i32,
     pub is_grad: i32,
+    /// Rows of a box; zeros for runs.
+    pub boxes: [i32; 3],
+    pub reserved: i32,
 }
 
 #[repr(C)]
@@ -162,11 +166,24 @@ pub(super) struct PrologueOnlyParams {
     pub reserved: i32,
 }
 
+/// For the launch that packs a stem's filter.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(super) struct PackPairsParams {
+    pub from: u64,
+    pub to: u64,
+    pub rows: i32,
+    pub taps: i32,
+    pub pairs: i32,
+    pub first: i32,
+}
+
+const _: () = assert!(size_of::<PackPairsParams>() == 32);
 const _: () = assert!(size_of::<PrologueParams>() == 56 && offset_of!(PrologueParams, has_relu) == 48);
 const _: () = assert!(size_of::<GradNormParams>() == 56 && offset_of!(EpilogueParams, norms) == 88);
-const _: () = assert!(size_of::<EpilogueParams>() == 224 && size_of::<ConvGather>() == 88);
-const _: () = assert!(size_of::<Params>() == 480 && offset_of!(Params, gather) == 336);
-const _: () = assert!(offset_of!(Params, source_chunks) == 424 && size_of::<PrologueOnlyParams>() == 88);
+const _: () = assert!(size_of::<EpilogueParams>() == 224 && size_of::<ConvGather>() == 104);
+const _: () = assert!(size_of::<Params>() == 496 && offset_of!(Params, gather) == 336);
+const _: () = assert!(offset_of!(Params, source_chunks) == 440 && size_of::<PrologueOnlyParams>() == 88);
 
 #[cfg(test)]
 mod tests {

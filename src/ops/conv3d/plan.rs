@@ -6,9 +6,10 @@ use std::fmt;
 use super::{Conv3d, Direction};
 use crate::device::DType;
 use crate::error::{Error, Result};
+use crate::shape::ActivationShape;
 
 /// Rows of a tile, and the channels of one step (`TILE_M`, `TILE_K` and `THREADS` in the kernels).
-pub(super) const TILE_M: usize = 128;
+const TILE_M: usize = 128;
 const TILE_K: usize = 64;
 const THREADS: usize = 256;
 /// Coordinates and filter extents stay below it (`MAX_COORDINATE` in the kernels).
@@ -18,6 +19,12 @@ const MAX_SHARED_BYTES: usize = 163 << 10;
 /// The front of the workspace, for tickets: as large for every convolution that needs no more, so that one workspace serves
 /// them all.
 const TICKET_BYTES: usize = 16 << 10;
+/// Shared memory of a halo block that leaves room for three on a multiprocessor of 228 KiB.
+const GOOD_HALO_BYTES: usize = 74 << 10;
+/// Chunks of the halo that a thread can keep in mind.
+const MAX_HALO_CHUNKS: usize = 32;
+/// Work of a halo block apart from its halo, in chunks of it: for the choice of boxes.
+const BLOCK_CHUNKS: usize = 256;
 /// Fewest steps of gemm_k that are worth a block.
 const MIN_STEPS_OF_SLICE: usize = 4;
 
@@ -36,12 +43,14 @@ pub(super) enum OnLoad {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Request {
     pub op: Conv3d,
+    /// That of `op`, but where pixels are read in pairs.
+    pub output: ActivationShape,
     pub direction: Direction,
     pub dtype: DType,
     pub on_load: OnLoad,
     /// Blocks of clips; 1 where nothing depends on them.
     pub splits: usize,
-    /// Rows of sums that statistics need: 0, 2 for (mean, M2), 2 or 3 for gradients.
+    /// Rows of sums that statistics need: 0, 3 for (count, mean, M2), 2 or 3 for gradients.
     pub sums: usize,
     /// Tensors that are read or written at each element of the target beside it: for the count of bytes.
     pub extra_tensors: usize,
@@ -55,7 +64,10 @@ pub(super) struct Request {
 pub(super) struct Plan {
     pub kernel: String,
     pub why: &'static str,
+    pub tile_m: usize,
     pub tile_n: usize,
+    /// Rows of a box along (t, h, w); zeros where a tile is a run of rows.
+    pub boxes: [usize; 3],
     /// Tiles of the target's channels, of all groups.
     pub columns: usize,
     pub clips_per_split: usize,
@@ -77,6 +89,15 @@ pub(super) struct Plan {
     num_sms: usize,
 }
 
+/// A class of rows along one axis.
+#[derive(Clone, Copy, Debug)]
+struct AxisClass {
+    rows: usize,
+    taps: usize,
+    /// Distance in the source from the first tap's place to the last's.
+    reach: usize,
+}
+
 impl Request {
     fn is_grad(&self) -> bool {
         self.direction == Direction::GradInput
@@ -88,36 +109,34 @@ impl Request {
         if self.is_grad() { (c_out, c_in) } else { (c_in, c_out) }
     }
 
-    /// Row classes: how many rows a clip has, and how many taps meet them.
-    fn classes(&self) -> Vec<(usize, usize)> {
-        let (i, o) = (self.op.input, self.op.output());
+    /// The classes of rows along an axis: how many rows, how many taps meet them, and how far these reach in the source.
+    fn axis_classes(&self, axis: usize) -> Vec<AxisClass> {
+        let (op, o) = (&self.op, self.output);
+        let (filter, stride, dilation) = (op.filter[axis], op.stride[axis], op.dilation[axis]);
         if !self.is_grad() {
-            return vec![(o.t * o.h * o.w, self.op.filter.iter().product())];
+            let rows = [o.t, o.h, o.w][axis];
+            return vec![AxisClass { rows, taps: filter, reach: (filter - 1) * dilation }];
         }
-        let axis = |a: usize| {
-            let (size, stride) = ([i.t, i.h, i.w][a], self.op.stride[a]);
-            let meets = move |parity: usize, k: usize| {
-                (parity + self.op.padding[a] + stride * k * self.op.dilation[a] - k * self.op.dilation[a])
-                    .is_multiple_of(stride)
-            };
-            (0..stride).map(move |parity| {
-                (
-                    size.saturating_sub(parity).div_ceil(stride),
-                    (0..self.op.filter[a]).filter(|k| meets(parity, *k)).count(),
-                )
-            })
+        let size = [op.input.t, op.input.h, op.input.w][axis];
+        let meets =
+            |parity: usize, k: usize| (parity + op.padding[axis] + k * dilation * (stride - 1)).is_multiple_of(stride);
+        let class = |parity: usize| {
+            let taps: Vec<usize> = (0..filter).filter(|k| meets(parity, *k)).collect();
+            let reach = taps.last().map_or(0, |last| (last - taps[0]) * dilation / stride);
+            AxisClass { rows: size.saturating_sub(parity).div_ceil(stride), taps: taps.len(), reach }
         };
-        let mut all = vec![];
-        for (rt, kt) in axis(0) {
-            for (rh, kh) in axis(1) {
-                all.extend(axis(2).map(|(rw, kw)| (rt * rh * rw, kt * kh * kw)));
-            }
-        }
-        all
+        (0..stride).map(class).collect()
+    }
+
+    /// All classes: one of each axis.
+    fn classes(&self) -> Vec<[AxisClass; 3]> {
+        let [t, h, w] = [0, 1, 2].map(|axis| self.axis_classes(axis));
+        let all = t.iter().flat_map(|t| h.iter().flat_map(|h| w.iter().map(|w| [*t, *h, *w])));
+        all.collect()
     }
 
     fn check(&self, name: &'static str) -> Result<()> {
-        let (i, o) = (self.op.input, self.op.output());
+        let (i, o) = (self.op.input, self.output);
         let extent = |a: usize| self.op.dilation[a] * (self.op.filter[a] - 1) + self.op.padding[a];
         let largest = [i.t, i.h, i.w, o.t, o.h, o.w, extent(0), extent(1), extent(2)].into_iter().max().unwrap_or(0);
         if largest + self.op.stride.iter().max().unwrap_or(&1) >= MAX_COORDINATE {
@@ -138,6 +157,35 @@ pub(super) fn reads_each_position_once(op: &Conv3d) -> bool {
     let (i, o) = (op.input, op.output());
     let has_center = |a: usize| (0..op.filter[a]).any(|k| k * op.dilation[a] == op.padding[a]);
     op.stride == [1; 3] && (i.t, i.h, i.w) == (o.t, o.h, o.w) && (0..3).all(has_center)
+}
+
+/// Pixels of 4 stored channels read in pairs, as pixels of 8: a stem under a stride of 2 in w.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Pairs {
+    /// The convolution over pairs. Its padding is that on the left.
+    pub op: Conv3d,
+    /// Tap of the original filter that the first pair begins with; may be negative.
+    pub first_tap: i32,
+}
+
+/// Pairs are legal where rows are whole pairs and outputs step by pairs.
+pub(super) fn pairs(op: &Conv3d) -> Option<Pairs> {
+    let (i, [ft, fh, fw]) = (op.input, op.filter);
+    let is_legal = i.c == 4 && i.w.is_multiple_of(2) && op.stride[2] == 2 && op.dilation[2] == 1 && op.groups == 1;
+    if !is_legal || !op.c_out.is_multiple_of(8) {
+        return None;
+    }
+    let before = op.padding[2].div_ceil(2);
+    let first_tap = op.padding[2] as i32 - 2 * before as i32;
+    let num_pairs = (fw as i32 - first_tap).div_euclid(2) as usize + (fw as i32 - first_tap).rem_euclid(2) as usize;
+    let paired = Conv3d {
+        input: ActivationShape { w: i.w / 2, c: 8, ..i },
+        filter: [ft, fh, num_pairs],
+        stride: [op.stride[0], op.stride[1], 1],
+        padding: [op.padding[0], op.padding[1], before],
+        ..*op
+    };
+    Some(Pairs { op: paired, first_tap })
 }
 
 /// Columns of a tile: 32, 64 or 128, the widest that wastes no more than a fourth over the next narrower.
@@ -166,22 +214,32 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
         (1, false, _) => (false, "channels are no multiple of 8"),
         _ => (false, "groups"),
     };
-    let tile_n = if is_vector { tile_n(target_c) } else { 64 };
+    let classes = r.classes();
+    let halo = if is_vector { halo(r, &classes) } else { None };
+    let (tile_m, tile_n, boxes) = match (&halo, is_vector) {
+        (Some(halo), _) => (4096 / halo.tile_n, halo.tile_n, halo.boxes),
+        (None, true) => (TILE_M, tile_n(target_c), [0; 3]),
+        (None, false) => (TILE_M, 64, [0; 3]),
+    };
+    let why = if halo.is_some() { "few channels and several taps" } else { why };
     let columns = r.op.groups * target_c.div_ceil(tile_n);
 
     let clips_per_split = r.op.input.n.div_ceil(r.splits);
     let splits_used = r.op.input.n.div_ceil(clips_per_split);
-    let classes = r.classes();
-    let tiles_of = |clips: usize| classes.iter().map(|(rows, _)| (clips * rows).div_ceil(TILE_M)).sum::<usize>();
+    let tiles_of_class = |clips: usize, c: &[AxisClass; 3]| match halo {
+        None => (clips * c[0].rows * c[1].rows * c[2].rows).div_ceil(TILE_M),
+        Some(_) => clips * (0..3).map(|a| c[a].rows.div_ceil(boxes[a])).product::<usize>(),
+    };
+    let tiles_of = |clips: usize| classes.iter().map(|class| tiles_of_class(clips, class)).sum::<usize>();
     let tiles_per_split = tiles_of(clips_per_split);
     let tiles = (splits_used - 1) * tiles_per_split + tiles_of(r.op.input.n - (splits_used - 1) * clips_per_split);
     let group_tiles = ((tiles_per_split as f64).sqrt().ceil() as usize).max(8);
     let groups_per_split = tiles_per_split.div_ceil(group_tiles);
 
     let chunks = source_c.div_ceil(8);
-    let most_taps = classes.iter().map(|(_, taps)| *taps).max().unwrap_or(0);
+    let most_taps = classes.iter().map(|c| c[0].taps * c[1].taps * c[2].taps).max().unwrap_or(0);
     let steps = (most_taps * chunks).div_ceil(TILE_K / 8);
-    let slices = if is_vector { slices(tiles * columns, steps, r.num_sms) } else { 1 };
+    let slices = if is_vector && halo.is_none() { slices(tiles * columns, steps, r.num_sms) } else { 1 };
 
     let taps: usize = r.op.filter.iter().product();
     let block_memory = (TILE_M * 20 + 16 + taps * 20).next_multiple_of(128);
@@ -191,8 +249,10 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
         _ => 3,
     };
     let on_load = if is_vector { r.on_load } else { OnLoad::Plain };
-    let sums = TILE_M * (tile_n + 8) * 4 + THREADS * 32;
-    let shared_bytes = block_memory + (stages.min(steps) * stage_bytes(tile_n, on_load)).max(sums);
+    let shared_bytes = match &halo {
+        Some(halo) => halo.shared_bytes,
+        None => block_memory + (stages.min(steps) * stage_bytes(tile_n, on_load)).max(sums_bytes(tile_n)),
+    };
     if shared_bytes > MAX_SHARED_BYTES {
         let message =
             format!("a filter of {taps} taps needs {shared_bytes} bytes of shared memory of {MAX_SHARED_BYTES}");
@@ -211,6 +271,7 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
         (OnLoad::Join, true) => "table_",
     };
     let kernel = match is_vector {
+        true if halo.is_some() => format!("conv3d_{direction}_{load}halo{tile_m}x{tile_n}_{dtype}"),
         true => format!("conv3d_{direction}_{load}mma128x{tile_n}_{dtype}"),
         false => format!("conv3d_gather_checked128x64_{dtype}"),
     };
@@ -222,16 +283,18 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
     let group_partials_at = partials_at + (tiles * r.sums * channels * 4).next_multiple_of(256);
     let slice_sums_at =
         group_partials_at + (splits_used * groups_per_split * r.sums * channels * 4).next_multiple_of(256);
-    let all_slices = if slices > 1 { columns * tiles * slices * TILE_M * tile_n * 4 } else { 0 };
+    let all_slices = if slices > 1 { columns * tiles * slices * tile_m * tile_n * 4 } else { 0 };
     let workspace_bytes = if r.sums == 0 && slices == 1 { 0 } else { slice_sums_at + all_slices };
 
-    let (i, o) = (r.op.input.num_elements() as u64, r.op.output().num_elements() as u64);
+    let (i, o) = (r.op.input.num_elements() as u64, r.output.num_elements() as u64);
     let (source, target) = if r.is_grad() { (o, i) } else { (i, o) };
     let gathered = source * if r.on_load == OnLoad::Join { 2 } else { 1 };
     Ok(Plan {
         kernel,
         why,
+        tile_m,
         tile_n,
+        boxes,
         columns,
         clips_per_split,
         splits_used,
@@ -250,6 +313,60 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
         launches: 1,
         num_sms: r.num_sms,
     })
+}
+
+/// The f32 sums of a tile and what its threads bring together.
+fn sums_bytes(tile_n: usize) -> usize {
+    let tile_m = if tile_n >= 32 { TILE_M } else { 4096 / tile_n };
+    tile_m * (tile_n + 8) * 4 + THREADS * 32
+}
+
+/// The form for few channels: what a box of rows reads, and the whole filter, stay in shared memory.
+#[derive(Clone, Copy, Debug)]
+struct Halo {
+    tile_n: usize,
+    boxes: [usize; 3],
+    shared_bytes: usize,
+}
+
+/// Chooses the boxes that read least, blocks counted as so many chunks; none where the form does not fit.
+fn halo(r: &Request, classes: &[[AxisClass; 3]]) -> Option<Halo> {
+    let (source_c, target_c) = r.channels();
+    let taps: usize = r.op.filter.iter().product();
+    if source_c > 32 || target_c > 32 || taps == 1 {
+        return None;
+    }
+    let tile_n = target_c.next_power_of_two();
+    let (tile_m, chunks) = (4096 / tile_n, source_c / 8);
+    let tensors = if r.on_load == OnLoad::Join { 2 } else { 1 };
+    let filter_bytes = (taps * chunks).div_ceil(TILE_K / 8) * tile_n * TILE_K * 2;
+    let fixed_bytes = (tile_m * 8 + 16 + (taps * chunks + 1) * 4).next_multiple_of(128) + filter_bytes;
+    let row_step = |axis: usize| if r.is_grad() { 1 } else { r.op.stride[axis] };
+    let of_axis = |axis: usize, f: fn(&AxisClass) -> usize| classes.iter().map(|c| f(&c[axis])).max().unwrap_or(0);
+    let rows = [0, 1, 2].map(|axis| of_axis(axis, |c| c.rows));
+    let reach = [0, 1, 2].map(|axis| of_axis(axis, |c| c.reach));
+    // Powers of two, and the whole axis.
+    let sizes = |axis: usize| (0..10).map(|e| 1 << e).filter(move |b| *b < rows[axis]).chain([rows[axis]]);
+    let mut best: Option<(usize, Halo)> = None;
+    for bt in sizes(0) {
+        for bh in sizes(1) {
+            for bw in sizes(2).filter(|bw| bt * bh * bw <= tile_m) {
+                let boxes = [bt, bh, bw];
+                let positions: usize = (0..3).map(|a| (boxes[a] - 1) * row_step(a) + reach[a] + 1).product();
+                let halo_bytes = (positions * chunks + 1) * 16 * tensors;
+                let shared_bytes = fixed_bytes + halo_bytes.max(sums_bytes(tile_n));
+                if shared_bytes > GOOD_HALO_BYTES || positions.div_ceil(THREADS / chunks) > MAX_HALO_CHUNKS {
+                    continue;
+                }
+                let blocks: usize = (0..3).map(|a| rows[a].div_ceil(boxes[a])).product();
+                let cost = blocks * (positions * chunks * tensors + BLOCK_CHUNKS);
+                if best.is_none_or(|(least, _)| cost < least) {
+                    best = Some((cost, Halo { tile_n, boxes, shared_bytes }));
+                }
+            }
+        }
+    }
+    best.map(|(_, halo)| halo)
 }
 
 /// Parts of gemm_k: where there are fewer tiles than half the multiprocessors, so many that these are busy, and each part
@@ -280,7 +397,7 @@ impl Plan {
         }
         let mut said = SAID.get_or_init(Mutex::default).lock().unwrap_or_else(|p| p.into_inner());
         if said.insert(*r) {
-            println!("plan: conv3d {:?} {} -> {}: {self}", r.direction, r.op.input, r.op.output());
+            println!("plan: conv3d {:?} {} -> {}: {self}", r.direction, r.op.input, r.output);
         }
     }
 }
@@ -289,12 +406,13 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} ({}): {} x {} tiles of {TILE_M}x{}, {} splits, {} slices, {:.2} waves, {} shared bytes, {} launches, {:.1} MB, \
+            "{} ({}): {} x {} tiles of {}x{}, {} splits, {} slices, {:.2} waves, {} shared bytes, {} launches, {:.1} MB, \
              {:.2} GFLOP",
             self.kernel,
             self.why,
             self.tiles,
             self.columns,
+            self.tile_m,
             self.tile_n,
             self.splits_used,
             self.slices,

@@ -47,7 +47,7 @@ const JOIN_TABLE: Load = Load::Join { table: true, stored: true };
 
 /// Shapes are small; each row says why it is there.
 #[rustfmt::skip]
-const CASES: [Fused; 11] = [
+const CASES: [Fused; 13] = [
     // a ragged last split
     case("affine_splits", [3, 1, 5, 5, 16], 24, [1, 1, 1], [1, 1, 1], [0, 0, 0], 2, 8, Load::Affine, Store::Statistics),
     // padding: zero outside, whatever the shift; a stride
@@ -56,6 +56,9 @@ const CASES: [Fused; 11] = [
     case("join_pointwise", [2, 2, 5, 5, 40], 136, [1, 1, 1], [1, 1, 1], [0, 0, 0], 2, 8, JOIN, Store::Statistics),
     // several taps: the middle one stores
     case("join_1x3x3", [1, 2, 5, 5, 8], 16, [1, 3, 3], [1, 1, 1], [0, 1, 1], 1, 0, JOIN_TABLE, Store::Evaluation),
+    case("join_3x1x1", [2, 3, 3, 4, 48], 16, [3, 1, 1], [1, 1, 1], [1, 0, 0], 2, 8, JOIN, Store::Statistics),
+    // few channels: boxes of rows
+    case("halo_affine", [3, 2, 9, 11, 24], 8, [1, 3, 3], [1, 1, 1], [0, 1, 1], 2, 0, Load::Affine, Store::Statistics),
     // a stride: a launch of its own stores
     case("join_s122", [3, 1, 7, 7, 16], 32, [1, 1, 1], [1, 2, 2], [0, 0, 0], 2, 0, JOIN_TABLE, Store::Statistics),
     // nothing is stored: each tap joins again
@@ -327,7 +330,10 @@ fn fused_forward_agrees_with_the_reference() {
 #[test]
 fn fused_forward_gives_the_same_bits_in_all_modes() {
     for device in executors::with_kernels() {
-        for case in CASES.iter().filter(|c| ["affine_splits", "join_1x3x3", "checked", "slices"].contains(&c.name)) {
+        for case in CASES
+            .iter()
+            .filter(|c| ["affine_splits", "join_1x3x3", "halo_affine", "checked", "slices"].contains(&c.name))
+        {
             let o = case.random::<half::bf16>();
             let first = run::<half::bf16>(&device, case, &o);
             let bits =

@@ -36,13 +36,16 @@ struct Fused {
 
 /// Shapes are small; each row says why it is there.
 #[rustfmt::skip]
-const CASES: [Fused; 9] = [
+const CASES: [Fused; 11] = [
     // a ragged last split, dy stored
     case("pointwise", [3, 1, 5, 5, 16], 24, [1, 1, 1], [1, 1, 1], [0, 0, 0], 2, 8, Some(true), false, Kind::Recomputed, 1),
     // several tiles of channels and the end of a block: two batch norms before the join
     case("join", [2, 2, 5, 5, 136], 40, [1, 1, 1], [1, 1, 1], [0, 0, 0], 2, 0, Some(true), true, Kind::Output, 2),
     // padding: zero outside, whatever C
     case("1x3x3", [1, 2, 5, 5, 8], 16, [1, 3, 3], [1, 1, 1], [0, 1, 1], 1, 0, Some(true), false, Kind::Recomputed, 1),
+    case("3x1x1", [2, 3, 3, 4, 48], 40, [3, 1, 1], [1, 1, 1], [1, 0, 0], 2, 8, Some(true), true, Kind::Output, 2),
+    // few channels: boxes of rows, by parity
+    case("halo_s122", [3, 2, 9, 11, 16], 32, [1, 3, 3], [1, 2, 2], [0, 1, 1], 2, 0, Some(false), true, Kind::Recomputed, 2),
     // parities; dy by a launch of its own
     case("s122", [3, 1, 9, 7, 24], 40, [1, 3, 3], [1, 2, 2], [0, 1, 1], 2, 0, Some(true), true, Kind::Recomputed, 1),
     // parities without a tap still get the other branch's gradient, mask and sums
@@ -282,7 +285,7 @@ fn fused_grad_input_agrees_with_the_reference() {
 #[test]
 fn fused_grad_input_gives_the_same_bits_in_all_modes() {
     for device in executors::with_kernels() {
-        for case in CASES.iter().filter(|c| ["pointwise", "s122", "checked", "slices"].contains(&c.name)) {
+        for case in CASES.iter().filter(|c| ["pointwise", "s122", "halo_s122", "checked", "slices"].contains(&c.name)) {
             let o = case.random::<half::bf16>();
             let bits = |r: &Results| (r.dx.clone(), r.dy.clone(), format!("{:?}", r.norms));
             let first = bits(&run::<half::bf16>(&device, case, &o));
