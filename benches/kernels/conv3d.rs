@@ -136,7 +136,9 @@ fn bench_kernels(c: &mut Criterion) {
         let is_first = cases::flag(&row, "is_first");
         let layer = Layer::new(&stream, op);
         let (i, o) = (op.input.num_elements(), op.output().num_elements());
-        for (direction, is_fused) in [("forward", false), ("forward", true), ("grad_input", false), ("grad_input", true)] {
+        for (direction, is_fused) in
+            [("forward", false), ("forward", true), ("grad_input", false), ("grad_input", true)]
+        {
             if is_first && (direction == "grad_input" || is_fused) {
                 continue;
             }

@@ -293,37 +293,48 @@ fn same_bits_for_any_number_of_threads() {
     }
 }
 
+/// A golden case: what is convolved, with the operands, and the shape of y in PyTorch's order.
+fn golden_case(case: &serde_json::Value) -> (Case, Operands, [Vec<usize>; 3]) {
+    let name = case["case"].as_str().expect("case");
+    let get = |what: &str| golden::input(&case["inputs"][what]);
+    let ((x_shape, x), (w_shape, w), (_, dy)) = (get("x"), get("w"), get("dy"));
+    let bias = case["inputs"]["b"].is_object().then(|| get("b").1);
+    let three = |key: &str| {
+        <[usize; 3]>::try_from(golden::dims(&case["params"][key])).unwrap_or_else(|_| panic!("{name}: {key}"))
+    };
+    let y_shape = golden::dims(&case["outputs"]["y"]["shape"]);
+    let operands = Operands {
+        dx_before: vec![0.0; x.len()],
+        x: golden::channels_last(&x_shape, &x),
+        w: golden::channels_last(&w_shape, &w),
+        dy: golden::channels_last(&y_shape, &dy),
+        bias,
+    };
+    let described = Case {
+        name: name.to_string(),
+        input: [x_shape[0], x_shape[2], x_shape[3], x_shape[4], x_shape[1]],
+        c_out: w_shape[0],
+        filter: [w_shape[2], w_shape[3], w_shape[4]],
+        stride: three("stride"),
+        padding: three("padding"),
+        dilation: three("dilation"),
+        groups: Some(x_shape[1] / w_shape[1]),
+        bias: operands.bias.is_some(),
+        input_pitch: 0,
+        output_pitch: 0,
+        all_modes: false,
+    };
+    (described, operands, [x_shape, w_shape, y_shape])
+}
+
 #[test]
 fn golden_conv3d() {
     let Some(golden) = golden::open("ops/conv3d.json") else { return };
     let list = golden.json.as_array().expect("a list of cases");
     for case in list {
-        let name = case["case"].as_str().expect("case");
-        let get = |what: &str| golden::input(&case["inputs"][what]);
-        let ((x_shape, x), (w_shape, w), (_, dy)) = (get("x"), get("w"), get("dy"));
-        let bias = case["inputs"]["b"].is_object().then(|| get("b").1);
-        let three = |key: &str| {
-            <[usize; 3]>::try_from(golden::dims(&case["params"][key])).unwrap_or_else(|_| panic!("{name}: {key}"))
-        };
-        let op = Conv3d {
-            input: ActivationShape::new(x_shape[0], x_shape[2], x_shape[3], x_shape[4], x_shape[1]),
-            c_out: w_shape[0],
-            filter: [w_shape[2], w_shape[3], w_shape[4]],
-            stride: three("stride"),
-            padding: three("padding"),
-            dilation: three("dilation"),
-            groups: x_shape[1] / w_shape[1],
-        };
-        let y_shape = golden::dims(&case["outputs"]["y"]["shape"]);
-        let operands = Operands {
-            dx_before: vec![0.0; x.len()],
-            x: golden::channels_last(&x_shape, &x),
-            w: golden::channels_last(&w_shape, &w),
-            dy: golden::channels_last(&y_shape, &dy),
-            bias,
-        };
-        let got = run(name, &op, 0, 0, &operands);
-        let close = |what: &str, got: &[f64]| golden.assert_close(name, &case["outputs"][what], got, 1e-5);
+        let (described, operands, [x_shape, w_shape, y_shape]) = golden_case(case);
+        let got = run_case(&described, &operands);
+        let close = |what: &str, got: &[f64]| golden.assert_close(&described.name, &case["outputs"][what], got, 1e-5);
         close("y", &golden::channels_first(&y_shape, &got.y));
         close("dx", &golden::channels_first(&x_shape, &got.dx));
         close("dw", &golden::channels_first(&w_shape, &got.dw));

@@ -3,55 +3,13 @@
 use bytemuck::Zeroable;
 
 use super::fused::{Checker, Epilogue, GradEpilogue, GradTable, Mask, Prologue};
-use super::params::{
-    ConvAxis, ConvGather, FastDiv, GradNormParams, PackPairsParams, Params, PrologueOnlyParams, PrologueParams,
-    address, placed,
-};
-use super::plan::{self, OnLoad, Pairs, Plan, Request};
+use super::job::{Job, Memory, THREADS, num_sms};
+use super::params::{GradNormParams, Params, PrologueOnlyParams, PrologueParams, address, placed};
+use super::plan::{self, OnLoad, Request};
 use super::{Conv3d, Direction};
-use crate::device::{DType, Device, LaunchConfig, Slice, Stream, Tensor, launch};
+use crate::device::{DType, LaunchConfig, Slice, Stream, Tensor, launch};
 use crate::error::{Error, Result};
 use crate::shape::ActivationShape;
-
-/// Threads of a block (`THREADS` in the kernels).
-const THREADS: u32 = 256;
-/// Multiprocessors that the emulator is planned for.
-const SIMT_SMS: usize = 16;
-
-pub(super) fn num_sms(stream: &Stream) -> usize {
-    match stream.device() {
-        Device::Cuda(device) => device.gpu().num_sms,
-        _ => SIMT_SMS,
-    }
-}
-
-/// All memory that a launch reads and writes.
-#[derive(Default)]
-struct Memory<'a> {
-    reads: Vec<&'a Slice>,
-    writes: Vec<&'a Slice>,
-}
-
-impl<'a> Memory<'a> {
-    fn read(&mut self, slice: &'a Slice) -> u64 {
-        self.reads.push(slice);
-        slice.address()
-    }
-
-    fn write(&mut self, slice: &'a Slice) -> u64 {
-        self.writes.push(slice);
-        slice.address()
-    }
-
-    /// Whether 16-byte vectors can be used: all addresses of this launch are multiples of 16.
-    fn is_aligned(&self) -> bool {
-        self.reads.iter().chain(&self.writes).all(|s| s.address().is_multiple_of(16))
-    }
-}
-
-fn pitches_are_even(tensors: &[Option<&Tensor>]) -> bool {
-    tensors.iter().flatten().all(|t| t.pitch_c().is_multiple_of(8))
-}
 
 /// A tensor's dtype, if there are kernels for it.
 pub(super) fn checker(op: &'static str, tensor: &Tensor) -> Result<Checker> {
@@ -61,26 +19,6 @@ pub(super) fn checker(op: &'static str, tensor: &Tensor) -> Result<Checker> {
             Err(Error::unsupported(op, format!("the kernels take Bf16 or F16, got {other:?}; use the cpu executor")))
         }
     }
-}
-
-/// One convolution: the arrays, and what happens on load and on store.
-struct Job<'a> {
-    stream: &'a Stream,
-    op: &'a Conv3d,
-    direction: Direction,
-    name: &'static str,
-    dtype: DType,
-    filter: &'a Slice,
-    workspace: &'a Slice,
-    memory: Memory<'a>,
-    params: Params,
-    on_load: OnLoad,
-    splits: usize,
-    sums: usize,
-    extra_tensors: usize,
-    has_even_pitches: bool,
-    /// Whether the input may be read as pairs of pixels.
-    may_pair: bool,
 }
 
 /// The one number of splits of a call: what is said twice must agree.
@@ -106,28 +44,20 @@ pub(super) fn forward(
     workspace: &Slice,
 ) -> Result<()> {
     const OP: &str = "conv3d forward";
+    let stored = prologue.and_then(|p| p.join).and_then(|join| join.output);
+    let stored = stored.filter(|_| !plan::reads_each_position_once(op));
+    let (input, prologue) = match (prologue, stored) {
+        (Some(p), Some(stored)) => {
+            store_prologue(stream, OP, input, &prologue_params(p), p.splits, &prologue_memory(p), stored)?;
+            (stored, None)
+        }
+        _ => (input, prologue),
+    };
     let join = prologue.and_then(|p| p.join);
-    if let (Some(p), Some(stored)) = (prologue, join.and_then(|j| j.output))
-        && !plan::reads_each_position_once(op)
-    {
-        store_prologue(stream, OP, input, &prologue_params(p), p.splits, &prologue_memory(p), stored)?;
-        return forward(stream, op, stored, None, filter, epilogue, output, workspace);
-    }
     let splits_on_store = match epilogue {
         Epilogue::Statistics(s) => Some(s.splits),
         _ => None,
     };
-    let mut memory = Memory::default();
-    let mut params = Params::zeroed();
-    (params.source, params.source_pitch) = (memory.read(input.memory()), input.pitch_c() as i32);
-    (params.target, params.target_pitch) = (memory.write(output.memory()), output.pitch_c() as i32);
-    let mut tensors = vec![Some(input), Some(output)];
-    if let Some(p) = prologue {
-        params.prologue = prologue_params(p);
-        memory.reads.extend(prologue_memory(p));
-        memory.writes.extend(join.and_then(|j| j.output).map(Tensor::memory));
-        tensors.extend([join.map(|j| j.residual), join.and_then(|j| j.output)]);
-    }
     let mut job = Job {
         stream,
         op,
@@ -136,8 +66,8 @@ pub(super) fn forward(
         dtype: input.dtype(),
         filter,
         workspace,
-        memory,
-        params,
+        memory: Memory::default(),
+        params: Params::zeroed(),
         on_load: match (prologue, join) {
             (None, _) => OnLoad::Plain,
             (_, None) => OnLoad::Affine,
@@ -146,37 +76,47 @@ pub(super) fn forward(
         splits: common_splits(OP, [prologue.map(|p| p.splits), splits_on_store])?,
         sums: 0,
         extra_tensors: 0,
+        launches_before: usize::from(stored.is_some()),
         has_even_pitches: true,
         may_pair: prologue.is_none() && input.pitch_c() == 4,
     };
+    job.gather(input, output);
+    if let Some(p) = prologue {
+        job.params.prologue = prologue_params(p);
+        prologue_memory(p).into_iter().for_each(|slice| _ = job.memory.read(slice));
+        join.and_then(|j| j.output).map(|output| job.memory.write(output.memory()));
+        job.look_at(join.map(|j| j.residual));
+        job.look_at(join.and_then(|j| j.output));
+    }
+    fill_epilogue(&mut job, epilogue);
+    job.run()
+}
+
+fn fill_epilogue<'a>(job: &mut Job<'a>, epilogue: &Epilogue<'a>) {
     let e = &mut job.params.epilogue;
     match epilogue {
         Epilogue::None => {}
         Epilogue::Statistics(s) => {
             job.sums = 3;
-            (e.gamma, e.beta) = (job.memory.read(s.gamma), job.memory.read(s.beta));
-            (e.stats, e.scale_shift) = (job.memory.write(s.stats), job.memory.write(s.scale_shift));
+            let memory = &mut job.memory;
+            (e.gamma, e.beta) = (memory.read_singly(s.gamma), memory.read_singly(s.beta));
+            (e.stats, e.scale_shift) = (memory.write_singly(s.stats), memory.write_singly(s.scale_shift));
             if let Some(running) = s.running {
-                (e.running_mean, e.running_var) = (job.memory.write(running.mean), job.memory.write(running.var));
+                (e.running_mean, e.running_var) = (memory.write_singly(running.mean), memory.write_singly(running.var));
                 e.momentum = running.momentum;
             }
             e.eps = s.eps;
-            // The flag is one number that many kernels set: it overlaps nothing, and its alignment does not matter.
-            e.skip = address(s.skip);
+            e.skip = s.skip.map_or(0, |flag| memory.write_singly(flag));
         }
         Epilogue::Evaluation(v) => {
             e.bias = v.bias.map_or(0, |b| job.memory.read(b));
             (e.add, e.add_pitch) = placed(v.residual);
-            job.memory.reads.extend(v.residual.map(Tensor::memory));
-            tensors.push(v.residual);
+            v.residual.map(|residual| job.memory.read(residual.memory()));
             e.has_relu = i32::from(v.relu);
             job.extra_tensors = usize::from(v.residual.is_some());
+            job.look_at(v.residual);
         }
     }
-    // Of pixels in pairs the pitch is that of a pair.
-    let first = if job.may_pair { 1 } else { 0 };
-    job.has_even_pitches = pitches_are_even(&tensors[first..]);
-    job.run()
 }
 
 /// `conv3d::grad_input_fused` on kernels; the shapes are checked.
@@ -192,61 +132,17 @@ pub(super) fn grad_input(
     workspace: &Slice,
 ) -> Result<()> {
     const OP: &str = "conv3d grad_input";
-    if let Some(t) = table
-        && let Some(stored) = t.store_dy
-        && !plan::reads_each_position_once(op)
-    {
-        let read = [t.table, t.y.memory()];
-        store_prologue(stream, OP, grad_output, &table_params(t), t.splits, &read, stored)?;
-        return self::grad_input(stream, op, stored, None, filter, epilogue, grad_input, workspace);
-    }
+    let stored = table.and_then(|t| t.store_dy).filter(|_| !plan::reads_each_position_once(op));
+    let (grad_output, table) = match (table, stored) {
+        (Some(t), Some(stored)) => {
+            let reads = [t.table, t.y.memory()];
+            store_prologue(stream, OP, grad_output, &table_params(t), t.splits, &reads, stored)?;
+            (stored, None)
+        }
+        _ => (grad_output, table),
+    };
     let needs_splits = !epilogue.norms.is_empty() || matches!(epilogue.mask, Mask::Recomputed { .. });
-    let mut memory = Memory::default();
-    let mut params = Params::zeroed();
-    (params.source, params.source_pitch) = (memory.read(grad_output.memory()), grad_output.pitch_c() as i32);
-    (params.target, params.target_pitch) = (memory.write(grad_input.memory()), grad_input.pitch_c() as i32);
-    let mut tensors = vec![Some(grad_output), Some(grad_input), epilogue.add];
-    if let Some(t) = table {
-        params.prologue = table_params(t);
-        memory.reads.extend([t.table, t.y.memory()]);
-        memory.writes.extend(t.store_dy.map(Tensor::memory));
-        tensors.extend([Some(t.y), t.store_dy]);
-    }
-    let e = &mut params.epilogue;
-    (e.add, e.add_pitch) = placed(epilogue.add);
-    // The same thread reads an element and then writes it: the result may replace what is added.
-    let is_in_place = epilogue.add.is_some_and(|add| crate::ops::check::same_memory(add, grad_input));
-    memory.reads.extend(epilogue.add.filter(|_| !is_in_place).map(Tensor::memory));
-    match epilogue.mask {
-        Mask::None => {}
-        Mask::Output(output) => {
-            memory.read(output.memory());
-            (e.mask, e.mask_pitch) = placed(Some(output));
-            tensors.push(Some(output));
-        }
-        Mask::Recomputed { scale_shift, y } => {
-            memory.read(y.memory());
-            (e.mask, e.mask_pitch) = placed(Some(y));
-            e.mask_table = memory.read(scale_shift);
-            tensors.push(Some(y));
-        }
-    }
-    e.num_norms = epilogue.norms.len() as i32;
-    for (to, norm) in e.norms.iter_mut().zip(epilogue.norms) {
-        *to = GradNormParams {
-            y: memory.read(norm.y.memory()),
-            stats: memory.read(norm.stats),
-            gamma: memory.read(norm.gamma),
-            grad_table: memory.write(norm.grad_table),
-            grad_gamma: memory.write(norm.grad_gamma),
-            grad_beta: memory.write(norm.grad_beta),
-            y_pitch: norm.y.pitch_c() as i32,
-            reserved: 0,
-        };
-        tensors.push(Some(norm.y));
-    }
-    let has_mask = !matches!(epilogue.mask, Mask::None);
-    Job {
+    let mut job = Job {
         stream,
         op,
         direction: Direction::GradInput,
@@ -254,102 +150,61 @@ pub(super) fn grad_input(
         dtype: grad_output.dtype(),
         filter,
         workspace,
-        memory,
-        params,
+        memory: Memory::default(),
+        params: Params::zeroed(),
         on_load: if table.is_some() { OnLoad::Join } else { OnLoad::Plain },
         splits: common_splits(OP, [table.map(|t| t.splits), needs_splits.then_some(epilogue.splits)])?,
         sums: if epilogue.norms.is_empty() { 0 } else { 1 + epilogue.norms.len() },
-        extra_tensors: usize::from(epilogue.add.is_some()) + usize::from(has_mask) + epilogue.norms.len(),
-        has_even_pitches: pitches_are_even(&tensors),
+        extra_tensors: 0,
+        launches_before: usize::from(stored.is_some()),
+        has_even_pitches: true,
         may_pair: false,
+    };
+    job.gather(grad_output, grad_input);
+    if let Some(t) = table {
+        job.params.prologue = table_params(t);
+        job.memory.read(t.table);
+        job.memory.read(t.y.memory());
+        t.store_dy.map(|dy| job.memory.write(dy.memory()));
+        job.look_at(Some(t.y));
+        job.look_at(t.store_dy);
     }
-    .run()
+    fill_grad_epilogue(&mut job, epilogue, grad_input);
+    job.run()
 }
 
-impl Job<'_> {
-    fn run(mut self) -> Result<()> {
-        self.memory.reads.push(self.filter);
-        let mut request = Request {
-            op: *self.op,
-            output: self.op.output(),
-            direction: self.direction,
-            dtype: self.dtype,
-            on_load: self.on_load,
-            splits: self.splits,
-            sums: self.sums,
-            extra_tensors: self.extra_tensors,
-            is_aligned: self.has_even_pitches && self.memory.is_aligned(),
-            num_sms: num_sms(self.stream),
-        };
-        let pairs = plan::pairs(self.op).filter(|_| self.may_pair && request.is_aligned);
-        request.is_aligned &= !self.may_pair || pairs.is_some();
-        request.op = pairs.map_or(*self.op, |pairs| pairs.op);
-        let plan = plan::plan(self.name, &request)?;
-        plan.print(&request);
-        let packed_at = plan.workspace_bytes.next_multiple_of(256);
-        let packed_bytes = pairs.map_or(0, |pairs| packed_at - plan.workspace_bytes + 2 * pairs.op.filter_len());
-        let needed = plan.workspace_bytes + packed_bytes;
-        if self.workspace.len_bytes() < needed {
-            let got = self.workspace.len_bytes();
-            return Err(Error::shape(self.name, format!("workspace must have {needed} bytes, got {got}")));
+fn fill_grad_epilogue<'a>(job: &mut Job<'a>, epilogue: &GradEpilogue<'a>, grad_input: &Tensor) {
+    let e = &mut job.params.epilogue;
+    (e.add, e.add_pitch) = placed(epilogue.add);
+    // The same thread reads an element and then writes it: the result may replace what is added.
+    let other = epilogue.add.filter(|add| !crate::ops::check::same_memory(add, grad_input));
+    other.map(|other| job.memory.read(other.memory()));
+    let mask = match epilogue.mask {
+        Mask::None => None,
+        Mask::Output(output) => Some(output),
+        Mask::Recomputed { scale_shift, y } => {
+            e.mask_table = job.memory.read(scale_shift);
+            Some(y)
         }
-        let base = self.workspace.address();
-        if needed > 0 {
-            if !base.is_multiple_of(16) {
-                return Err(Error::shape(self.name, "workspace must begin at a multiple of 16 bytes"));
-            }
-            self.memory.writes.push(self.workspace);
-            self.params.tickets = base;
-            self.params.partials = base + plan.partials_at as u64;
-            self.params.group_partials = base + plan.group_partials_at as u64;
-            self.params.slice_sums = base + plan.slice_sums_at as u64;
-        }
-        self.params.filter = self.filter.address();
-        if let Some(pairs) = pairs {
-            self.params.filter = base + packed_at as u64;
-            self.params.source_pitch = 8;
-            self.pack(&pairs)?;
-        }
-        self.fill(&request, &plan);
-        let config = LaunchConfig { grid: plan.grid(), block: [THREADS, 1, 1], shared_bytes: plan.shared_bytes as u32 };
-        launch::run(self.stream, self.name, &plan.kernel, config, &self.memory.reads, &self.memory.writes, &self.params)
-    }
-
-    /// Writes the filter to where `params.filter` says, in pairs of taps.
-    fn pack(&self, pairs: &Pairs) -> Result<()> {
-        let [ft, fh, num_pairs] = pairs.op.filter;
-        let params = PackPairsParams {
-            from: self.filter.address(),
-            to: self.params.filter,
-            rows: (self.op.c_out * ft * fh) as i32,
-            taps: self.op.filter[2] as i32,
-            pairs: num_pairs as i32,
-            first: pairs.first_tap,
-        };
-        let threads = (self.op.c_out * ft * fh * num_pairs * 2) as u32;
-        let config = LaunchConfig { grid: [threads.div_ceil(256), 1, 1], block: [256, 1, 1], shared_bytes: 0 };
-        let kernel = "conv3d_pack_pairs_b16";
-        launch::run(self.stream, self.name, kernel, config, &[self.filter], &[self.workspace], &params)
-    }
-
-    fn fill(&mut self, request: &Request, plan: &Plan) {
-        let p = &mut self.params;
-        let (source_channels, target_channels) = request.channels();
-        p.gather = ConvGather {
-            axes: ConvAxis::of(&request.op, request.output),
-            n: self.op.input.n as i32,
-            clips_per_split: plan.clips_per_split as i32,
-            splits: plan.splits_used as i32,
-            is_grad: i32::from(self.direction == Direction::GradInput),
-            boxes: plan.boxes.map(|size| size as i32),
+    };
+    (e.mask, e.mask_pitch) = placed(mask);
+    mask.map(|mask| job.memory.read(mask.memory()));
+    e.num_norms = epilogue.norms.len() as i32;
+    for (to, norm) in e.norms.iter_mut().zip(epilogue.norms) {
+        *to = GradNormParams {
+            y: job.memory.read(norm.y.memory()),
+            stats: job.memory.read(norm.stats),
+            gamma: job.memory.read_singly(norm.gamma),
+            grad_table: job.memory.write_singly(norm.grad_table),
+            grad_gamma: job.memory.write_singly(norm.grad_gamma),
+            grad_beta: job.memory.write_singly(norm.grad_beta),
+            y_pitch: norm.y.pitch_c() as i32,
             reserved: 0,
         };
-        p.source_chunks = FastDiv::by(source_channels.div_ceil(8) as u32);
-        (p.source_channels, p.target_channels) = (source_channels as i32, target_channels as i32);
-        p.columns = plan.columns as i32;
-        p.tiles_per_split = plan.tiles_per_split as u32;
-        (p.group_tiles, p.groups_per_split) = (plan.group_tiles as u32, plan.groups_per_split as u32);
-        (p.slices, p.groups) = (plan.slices as i32, self.op.groups as i32);
+    }
+    for tensor in [epilogue.add, mask].into_iter().chain(epilogue.norms.iter().map(|norm| Some(norm.y))) {
+        job.look_at(tensor);
+        job.extra_tensors += usize::from(tensor.is_some());
     }
 }
 
@@ -436,6 +291,7 @@ pub(super) fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction
             splits: splits.max(1),
             sums,
             extra_tensors: 0,
+            launches_before: 0,
             is_aligned,
             num_sms: num_sms(stream),
         };

@@ -6,6 +6,7 @@
 mod check;
 pub(super) mod cpu;
 mod fused;
+mod job;
 mod launch;
 mod params;
 mod plan;

@@ -1,12 +1,19 @@
 //! Which kernel a convolution runs on and how it is cut up: pure, without a device. `VCYCLE_PRINT_PLANS=1` prints each choice
 //! once.
 
+mod halo;
+mod pairs;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 use super::{Conv3d, Direction};
 use crate::device::DType;
 use crate::error::{Error, Result};
 use crate::shape::ActivationShape;
+use halo::Halo;
+pub(super) use pairs::{Pairs, pairs};
 
 /// Rows of a tile, and the channels of one step (`TILE_M`, `TILE_K` and `THREADS` in the kernels).
 const TILE_M: usize = 128;
@@ -19,12 +26,6 @@ const MAX_SHARED_BYTES: usize = 163 << 10;
 /// The front of the workspace, for tickets: as large for every convolution that needs no more, so that one workspace serves
 /// them all.
 const TICKET_BYTES: usize = 16 << 10;
-/// Shared memory of a halo block that leaves room for three on a multiprocessor of 228 KiB.
-const GOOD_HALO_BYTES: usize = 74 << 10;
-/// Chunks of the halo that a thread can keep in mind.
-const MAX_HALO_CHUNKS: usize = 32;
-/// Work of a halo block apart from its halo, in chunks of it: for the choice of boxes.
-const BLOCK_CHUNKS: usize = 256;
 /// Fewest steps of gemm_k that are worth a block.
 const MIN_STEPS_OF_SLICE: usize = 4;
 
@@ -54,6 +55,8 @@ pub(super) struct Request {
     pub sums: usize,
     /// Tensors that are read or written at each element of the target beside it: for the count of bytes.
     pub extra_tensors: usize,
+    /// Launches that prepare this one.
+    pub launches_before: usize,
     /// Whether all addresses are multiples of 16 and all pitches of 8.
     pub is_aligned: bool,
     pub num_sms: usize,
@@ -135,6 +138,14 @@ impl Request {
         all.collect()
     }
 
+    /// Bytes that must move at least once.
+    fn bytes(&self) -> u64 {
+        let (i, o) = (self.op.input.num_elements() as u64, self.output.num_elements() as u64);
+        let (source, target) = if self.is_grad() { (o, i) } else { (i, o) };
+        let gathered = source * if self.on_load == OnLoad::Join { 2 } else { 1 };
+        2 * (gathered + target * (1 + self.extra_tensors as u64) + self.op.filter_len() as u64)
+    }
+
     fn check(&self, name: &'static str) -> Result<()> {
         let (i, o) = (self.op.input, self.output);
         let extent = |a: usize| self.op.dilation[a] * (self.op.filter[a] - 1) + self.op.padding[a];
@@ -159,35 +170,6 @@ pub(super) fn reads_each_position_once(op: &Conv3d) -> bool {
     op.stride == [1; 3] && (i.t, i.h, i.w) == (o.t, o.h, o.w) && (0..3).all(has_center)
 }
 
-/// Pixels of 4 stored channels read in pairs, as pixels of 8: a stem under a stride of 2 in w.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Pairs {
-    /// The convolution over pairs. Its padding is that on the left.
-    pub op: Conv3d,
-    /// Tap of the original filter that the first pair begins with; may be negative.
-    pub first_tap: i32,
-}
-
-/// Pairs are legal where rows are whole pairs and outputs step by pairs.
-pub(super) fn pairs(op: &Conv3d) -> Option<Pairs> {
-    let (i, [ft, fh, fw]) = (op.input, op.filter);
-    let is_legal = i.c == 4 && i.w.is_multiple_of(2) && op.stride[2] == 2 && op.dilation[2] == 1 && op.groups == 1;
-    if !is_legal || !op.c_out.is_multiple_of(8) {
-        return None;
-    }
-    let before = op.padding[2].div_ceil(2);
-    let first_tap = op.padding[2] as i32 - 2 * before as i32;
-    let num_pairs = (fw as i32 - first_tap).div_euclid(2) as usize + (fw as i32 - first_tap).rem_euclid(2) as usize;
-    let paired = Conv3d {
-        input: ActivationShape { w: i.w / 2, c: 8, ..i },
-        filter: [ft, fh, num_pairs],
-        stride: [op.stride[0], op.stride[1], 1],
-        padding: [op.padding[0], op.padding[1], before],
-        ..*op
-    };
-    Some(Pairs { op: paired, first_tap })
-}
-
 /// Columns of a tile: 32, 64 or 128, the widest that wastes no more than a fourth over the next narrower.
 fn tile_n(channels: usize) -> usize {
     match channels {
@@ -198,103 +180,134 @@ fn tile_n(channels: usize) -> usize {
     }
 }
 
-fn stage_bytes(tile_n: usize, on_load: OnLoad) -> usize {
-    let tensors = if on_load == OnLoad::Join { 2 } else { 1 };
-    (TILE_M * tensors + tile_n) * TILE_K * 2
+/// How tiles are made.
+struct Form {
+    is_vector: bool,
+    halo: Option<Halo>,
+    why: &'static str,
+    tile_m: usize,
+    tile_n: usize,
+    boxes: [usize; 3],
+}
+
+impl Form {
+    fn of(r: &Request, classes: &[[AxisClass; 3]]) -> Form {
+        let (source_c, target_c) = r.channels();
+        let is_even = source_c.is_multiple_of(8) && target_c.is_multiple_of(8);
+        let checked = |why| Form { is_vector: false, halo: None, why, tile_m: TILE_M, tile_n: 64, boxes: [0; 3] };
+        match (r.op.groups, is_even, r.is_aligned) {
+            (1, true, true) => {}
+            (1, true, false) => return checked("an address or a pitch is no multiple of 8 elements"),
+            (1, false, _) => return checked("channels are no multiple of 8"),
+            _ => return checked("groups"),
+        }
+        match halo::halo(r, classes) {
+            Some(halo) => Form {
+                is_vector: true,
+                halo: Some(halo),
+                why: "few channels and several taps",
+                tile_m: 4096 / halo.tile_n,
+                tile_n: halo.tile_n,
+                boxes: halo.boxes,
+            },
+            None => Form {
+                is_vector: true,
+                halo: None,
+                why: "channels in chunks of 8",
+                tile_m: TILE_M,
+                tile_n: tile_n(target_c),
+                boxes: [0; 3],
+            },
+        }
+    }
+
+    /// Tiles of rows of so many clips.
+    fn tiles(&self, classes: &[[AxisClass; 3]], clips: usize) -> usize {
+        let of_class = |c: &[AxisClass; 3]| match self.halo {
+            None => (clips * c[0].rows * c[1].rows * c[2].rows).div_ceil(self.tile_m),
+            Some(_) => clips * (0..3).map(|a| c[a].rows.div_ceil(self.boxes[a])).product::<usize>(),
+        };
+        classes.iter().map(of_class).sum()
+    }
+
+    fn shared_bytes(&self, r: &Request, steps: usize) -> usize {
+        if let Some(halo) = &self.halo {
+            return halo.shared_bytes;
+        }
+        let taps: usize = r.op.filter.iter().product();
+        let block_memory = (TILE_M * 20 + 16 + taps * 20).next_multiple_of(128);
+        let (stages, tensors) = match (self.is_vector, r.on_load) {
+            (false, _) => (1, 1),
+            (_, OnLoad::Join) => (2, 2),
+            _ => (3, 1),
+        };
+        let stage_bytes = (TILE_M * tensors + self.tile_n) * TILE_K * 2;
+        block_memory + (stages.min(steps) * stage_bytes).max(sums_bytes(self.tile_n))
+    }
+
+    fn kernel(&self, r: &Request) -> String {
+        let direction = if r.is_grad() { "grad_input" } else { "forward" };
+        let dtype = if r.dtype == DType::Bf16 { "bf16" } else { "f16" };
+        let load = match (r.on_load, r.is_grad()) {
+            (OnLoad::Plain, _) => "",
+            (OnLoad::Affine, _) => "affine_",
+            (OnLoad::Join, false) => "join_",
+            (OnLoad::Join, true) => "table_",
+        };
+        let (m, n) = (self.tile_m, self.tile_n);
+        match (self.is_vector, self.halo) {
+            (false, _) => format!("conv3d_gather_checked128x64_{dtype}"),
+            (_, Some(_)) => format!("conv3d_{direction}_{load}halo{m}x{n}_{dtype}"),
+            (_, None) => format!("conv3d_{direction}_{load}mma{m}x{n}_{dtype}"),
+        }
+    }
 }
 
 /// Chooses for a convolution whose sizes fit together.
 pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
     r.check(name)?;
     let (source_c, target_c) = r.channels();
-    let is_even = source_c.is_multiple_of(8) && target_c.is_multiple_of(8);
-    let (is_vector, why) = match (r.op.groups, is_even, r.is_aligned) {
-        (1, true, true) => (true, "channels in chunks of 8"),
-        (1, true, false) => (false, "an address or a pitch is no multiple of 8 elements"),
-        (1, false, _) => (false, "channels are no multiple of 8"),
-        _ => (false, "groups"),
-    };
     let classes = r.classes();
-    let halo = if is_vector { halo(r, &classes) } else { None };
-    let (tile_m, tile_n, boxes) = match (&halo, is_vector) {
-        (Some(halo), _) => (4096 / halo.tile_n, halo.tile_n, halo.boxes),
-        (None, true) => (TILE_M, tile_n(target_c), [0; 3]),
-        (None, false) => (TILE_M, 64, [0; 3]),
-    };
-    let why = if halo.is_some() { "few channels and several taps" } else { why };
-    let columns = r.op.groups * target_c.div_ceil(tile_n);
+    let form = Form::of(r, &classes);
+    let columns = r.op.groups * target_c.div_ceil(form.tile_n);
 
     let clips_per_split = r.op.input.n.div_ceil(r.splits);
     let splits_used = r.op.input.n.div_ceil(clips_per_split);
-    let tiles_of_class = |clips: usize, c: &[AxisClass; 3]| match halo {
-        None => (clips * c[0].rows * c[1].rows * c[2].rows).div_ceil(TILE_M),
-        Some(_) => clips * (0..3).map(|a| c[a].rows.div_ceil(boxes[a])).product::<usize>(),
-    };
-    let tiles_of = |clips: usize| classes.iter().map(|class| tiles_of_class(clips, class)).sum::<usize>();
-    let tiles_per_split = tiles_of(clips_per_split);
-    let tiles = (splits_used - 1) * tiles_per_split + tiles_of(r.op.input.n - (splits_used - 1) * clips_per_split);
+    let tiles_per_split = form.tiles(&classes, clips_per_split);
+    let clips_of_last = r.op.input.n - (splits_used - 1) * clips_per_split;
+    let tiles = (splits_used - 1) * tiles_per_split + form.tiles(&classes, clips_of_last);
     let group_tiles = ((tiles_per_split as f64).sqrt().ceil() as usize).max(8);
     let groups_per_split = tiles_per_split.div_ceil(group_tiles);
 
-    let chunks = source_c.div_ceil(8);
     let most_taps = classes.iter().map(|c| c[0].taps * c[1].taps * c[2].taps).max().unwrap_or(0);
-    let steps = (most_taps * chunks).div_ceil(TILE_K / 8);
-    let slices = if is_vector && halo.is_none() { slices(tiles * columns, steps, r.num_sms) } else { 1 };
-
-    let taps: usize = r.op.filter.iter().product();
-    let block_memory = (TILE_M * 20 + 16 + taps * 20).next_multiple_of(128);
-    let stages = match (is_vector, r.on_load) {
-        (false, _) => 1,
-        (_, OnLoad::Join) => 2,
-        _ => 3,
-    };
-    let on_load = if is_vector { r.on_load } else { OnLoad::Plain };
-    let shared_bytes = match &halo {
-        Some(halo) => halo.shared_bytes,
-        None => block_memory + (stages.min(steps) * stage_bytes(tile_n, on_load)).max(sums_bytes(tile_n)),
-    };
+    let steps = (most_taps * source_c.div_ceil(8)).div_ceil(TILE_K / 8);
+    let can_slice = form.is_vector && form.halo.is_none();
+    let slices = if can_slice { slices(tiles * columns, steps, r.num_sms) } else { 1 };
+    let shared_bytes = form.shared_bytes(r, steps);
     if shared_bytes > MAX_SHARED_BYTES {
-        let message =
-            format!("a filter of {taps} taps needs {shared_bytes} bytes of shared memory of {MAX_SHARED_BYTES}");
+        let taps = r.op.filter;
+        let message = format!("a filter of {taps:?} needs {shared_bytes} bytes of shared memory of {MAX_SHARED_BYTES}");
         return Err(Error::unsupported(name, message));
     }
     if tiles * columns > i32::MAX as usize {
         return Err(Error::unsupported(name, format!("{tiles} x {columns} tiles; cut the batch")));
     }
 
-    let direction = if r.is_grad() { "grad_input" } else { "forward" };
-    let dtype = if r.dtype == DType::Bf16 { "bf16" } else { "f16" };
-    let load = match (r.on_load, r.is_grad()) {
-        (OnLoad::Plain, _) => "",
-        (OnLoad::Affine, _) => "affine_",
-        (OnLoad::Join, false) => "join_",
-        (OnLoad::Join, true) => "table_",
-    };
-    let kernel = match is_vector {
-        true if halo.is_some() => format!("conv3d_{direction}_{load}halo{tile_m}x{tile_n}_{dtype}"),
-        true => format!("conv3d_{direction}_{load}mma128x{tile_n}_{dtype}"),
-        false => format!("conv3d_gather_checked128x64_{dtype}"),
-    };
-
     let channels = r.op.groups * target_c;
     let slice_tickets = if slices > 1 { columns * tiles } else { 0 };
     let tickets = (columns * (splits_used * groups_per_split + 1) + slice_tickets) * 4;
+    let sums_of = |sets: usize| (sets * r.sums * channels * 4).next_multiple_of(256);
     let partials_at = tickets.next_multiple_of(TICKET_BYTES);
-    let group_partials_at = partials_at + (tiles * r.sums * channels * 4).next_multiple_of(256);
-    let slice_sums_at =
-        group_partials_at + (splits_used * groups_per_split * r.sums * channels * 4).next_multiple_of(256);
-    let all_slices = if slices > 1 { columns * tiles * slices * tile_m * tile_n * 4 } else { 0 };
+    let group_partials_at = partials_at + sums_of(tiles);
+    let slice_sums_at = group_partials_at + sums_of(splits_used * groups_per_split);
+    let all_slices = if slices > 1 { columns * tiles * slices * form.tile_m * form.tile_n * 4 } else { 0 };
     let workspace_bytes = if r.sums == 0 && slices == 1 { 0 } else { slice_sums_at + all_slices };
-
-    let (i, o) = (r.op.input.num_elements() as u64, r.output.num_elements() as u64);
-    let (source, target) = if r.is_grad() { (o, i) } else { (i, o) };
-    let gathered = source * if r.on_load == OnLoad::Join { 2 } else { 1 };
     Ok(Plan {
-        kernel,
-        why,
-        tile_m,
-        tile_n,
-        boxes,
+        kernel: form.kernel(r),
+        why: form.why,
+        tile_m: form.tile_m,
+        tile_n: form.tile_n,
+        boxes: form.boxes,
         columns,
         clips_per_split,
         splits_used,
@@ -308,9 +321,9 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
         group_partials_at,
         slice_sums_at,
         workspace_bytes,
-        bytes: 2 * (gathered + target * (1 + r.extra_tensors as u64) + r.op.filter_len() as u64),
+        bytes: r.bytes(),
         flops: 2 * r.op.macs(),
-        launches: 1,
+        launches: 1 + r.launches_before,
         num_sms: r.num_sms,
     })
 }
@@ -319,54 +332,6 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
 fn sums_bytes(tile_n: usize) -> usize {
     let tile_m = if tile_n >= 32 { TILE_M } else { 4096 / tile_n };
     tile_m * (tile_n + 8) * 4 + THREADS * 32
-}
-
-/// The form for few channels: what a box of rows reads, and the whole filter, stay in shared memory.
-#[derive(Clone, Copy, Debug)]
-struct Halo {
-    tile_n: usize,
-    boxes: [usize; 3],
-    shared_bytes: usize,
-}
-
-/// Chooses the boxes that read least, blocks counted as so many chunks; none where the form does not fit.
-fn halo(r: &Request, classes: &[[AxisClass; 3]]) -> Option<Halo> {
-    let (source_c, target_c) = r.channels();
-    let taps: usize = r.op.filter.iter().product();
-    if source_c > 32 || target_c > 32 || taps == 1 {
-        return None;
-    }
-    let tile_n = target_c.next_power_of_two();
-    let (tile_m, chunks) = (4096 / tile_n, source_c / 8);
-    let tensors = if r.on_load == OnLoad::Join { 2 } else { 1 };
-    let filter_bytes = (taps * chunks).div_ceil(TILE_K / 8) * tile_n * TILE_K * 2;
-    let fixed_bytes = (tile_m * 8 + 16 + (taps * chunks + 1) * 4).next_multiple_of(128) + filter_bytes;
-    let row_step = |axis: usize| if r.is_grad() { 1 } else { r.op.stride[axis] };
-    let of_axis = |axis: usize, f: fn(&AxisClass) -> usize| classes.iter().map(|c| f(&c[axis])).max().unwrap_or(0);
-    let rows = [0, 1, 2].map(|axis| of_axis(axis, |c| c.rows));
-    let reach = [0, 1, 2].map(|axis| of_axis(axis, |c| c.reach));
-    // Powers of two, and the whole axis.
-    let sizes = |axis: usize| (0..10).map(|e| 1 << e).filter(move |b| *b < rows[axis]).chain([rows[axis]]);
-    let mut best: Option<(usize, Halo)> = None;
-    for bt in sizes(0) {
-        for bh in sizes(1) {
-            for bw in sizes(2).filter(|bw| bt * bh * bw <= tile_m) {
-                let boxes = [bt, bh, bw];
-                let positions: usize = (0..3).map(|a| (boxes[a] - 1) * row_step(a) + reach[a] + 1).product();
-                let halo_bytes = (positions * chunks + 1) * 16 * tensors;
-                let shared_bytes = fixed_bytes + halo_bytes.max(sums_bytes(tile_n));
-                if shared_bytes > GOOD_HALO_BYTES || positions.div_ceil(THREADS / chunks) > MAX_HALO_CHUNKS {
-                    continue;
-                }
-                let blocks: usize = (0..3).map(|a| rows[a].div_ceil(boxes[a])).product();
-                let cost = blocks * (positions * chunks * tensors + BLOCK_CHUNKS);
-                if best.is_none_or(|(least, _)| cost < least) {
-                    best = Some((cost, Halo { tile_n, boxes, shared_bytes }));
-                }
-            }
-        }
-    }
-    best.map(|(_, halo)| halo)
 }
 
 /// Parts of gemm_k: where there are fewer tiles than half the multiprocessors, so many that these are busy, and each part

@@ -4,9 +4,9 @@ use vcycle::device::Device;
 use vcycle::ops::conv3d::{self, Direction, reference};
 
 use super::typed::{Half, assert_exact, assert_near, floats, garbage, held, slice, workspace};
-use super::{Case, cases};
+use super::{Case, cases, f64s, golden_case};
 use crate::executors;
-use crate::golden::fill;
+use crate::golden::{self, fill};
 
 /// The operands of both directions, dense, rounded to a type.
 struct Operands {
@@ -134,5 +134,48 @@ fn kernels_give_the_same_bits_in_all_modes() {
                 assert!(first == run::<half::bf16>(&device, case, &operands), "{} on {mode}: other bits", case.name);
             });
         }
+    }
+}
+
+/// Multiply-adds of a golden case that the emulator does in a second or two.
+const MAX_GOLDEN_MACS: u64 = 4 << 20;
+
+/// PyTorch's results from operands rounded to the type: no further than twice what plain code at that type is, plus one rounding.
+fn golden_is_near<T: Half>(device: &Device, golden: &golden::Golden, case: &serde_json::Value) -> bool {
+    let (described, o, [x_shape, _, y_shape]) = golden_case(case);
+    if *device == Device::Simt && described.op().macs() > MAX_GOLDEN_MACS {
+        return false;
+    }
+    let rounded = |v: &[f32]| f64s(v).into_iter().map(T::store).collect::<Vec<f64>>();
+    let operands = Operands {
+        x: rounded(&o.x),
+        w: rounded(&o.w),
+        bias: o.bias.as_deref().map(f64s),
+        dy: rounded(&o.dy),
+        dx_before: f64s(&o.dx_before),
+    };
+    let got = run::<T>(device, &described, &operands);
+    let plain = expected(&described, &operands, |v| f64::from(v as f32), T::store);
+    for (i, (what, shape)) in [("y", &y_shape), ("dx", &x_shape)].into_iter().enumerate() {
+        let error = |values: &[f64]| {
+            let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+            golden.compare(&case["outputs"][what], &golden::channels_first(shape, &values)).rel_l2
+        };
+        let (ours, allowed) = (error(&got[i]), 2.0 * error(&plain[i]) + T::ROUNDING);
+        assert!(ours <= allowed, "{} {} {what} on {device}: {ours:e} > {allowed:e}", described.name, T::NAME);
+    }
+    true
+}
+
+#[test]
+fn golden_conv3d_on_kernels() {
+    let Some(golden) = golden::open("ops/conv3d.json") else { return };
+    for device in executors::with_kernels() {
+        let list = golden.json.as_array().expect("a list of cases");
+        let both = |case| {
+            golden_is_near::<half::bf16>(&device, &golden, case) && golden_is_near::<half::f16>(&device, &golden, case)
+        };
+        let compared = list.iter().filter(|case| both(case)).count();
+        golden::passed("conv3d on kernels", compared);
     }
 }

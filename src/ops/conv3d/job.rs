@@ -1,0 +1,179 @@
+//! One launch of a convolution: its memory, its plan, and what is filled in from both.
+
+use super::params::{ConvAxis, ConvGather, FastDiv, PackPairsParams, Params};
+use super::plan::{self, OnLoad, Pairs, Plan, Request};
+use super::{Conv3d, Direction};
+use crate::device::{DType, Device, LaunchConfig, Slice, Stream, Tensor, launch};
+use crate::error::{Error, Result};
+
+/// Threads of a block (`THREADS` in the kernels).
+pub(super) const THREADS: u32 = 256;
+/// Multiprocessors that the emulator is planned for.
+const SIMT_SMS: usize = 16;
+
+pub(super) fn num_sms(stream: &Stream) -> usize {
+    match stream.device() {
+        Device::Cuda(device) => device.gpu().num_sms,
+        _ => SIMT_SMS,
+    }
+}
+
+/// All memory that a launch reads and writes.
+#[derive(Default)]
+pub(super) struct Memory<'a> {
+    reads: Vec<&'a Slice>,
+    writes: Vec<&'a Slice>,
+    /// Whether an address that vectors are loaded from or stored to is no multiple of 16.
+    is_misaligned: bool,
+}
+
+impl<'a> Memory<'a> {
+    /// Read in vectors.
+    pub(super) fn read(&mut self, slice: &'a Slice) -> u64 {
+        self.is_misaligned |= !slice.address().is_multiple_of(16);
+        self.read_singly(slice)
+    }
+
+    /// Written in vectors.
+    pub(super) fn write(&mut self, slice: &'a Slice) -> u64 {
+        self.is_misaligned |= !slice.address().is_multiple_of(16);
+        self.write_singly(slice)
+    }
+
+    /// Read element by element.
+    pub(super) fn read_singly(&mut self, slice: &'a Slice) -> u64 {
+        self.reads.push(slice);
+        slice.address()
+    }
+
+    /// Written element by element.
+    pub(super) fn write_singly(&mut self, slice: &'a Slice) -> u64 {
+        self.writes.push(slice);
+        slice.address()
+    }
+}
+
+/// One convolution: the arrays, and what happens on load and on store.
+pub(super) struct Job<'a> {
+    pub stream: &'a Stream,
+    pub op: &'a Conv3d,
+    pub direction: Direction,
+    pub name: &'static str,
+    pub dtype: DType,
+    pub filter: &'a Slice,
+    pub workspace: &'a Slice,
+    pub memory: Memory<'a>,
+    pub params: Params,
+    pub on_load: OnLoad,
+    pub splits: usize,
+    pub sums: usize,
+    pub extra_tensors: usize,
+    pub launches_before: usize,
+    pub has_even_pitches: bool,
+    /// Whether the input may be read as pairs of pixels.
+    pub may_pair: bool,
+}
+
+impl<'a> Job<'a> {
+    /// What is gathered, and what is made of it.
+    pub(super) fn gather(&mut self, source: &'a Tensor, target: &'a Tensor) {
+        (self.params.source, self.params.source_pitch) = (self.memory.read(source.memory()), source.pitch_c() as i32);
+        (self.params.target, self.params.target_pitch) = (self.memory.write(target.memory()), target.pitch_c() as i32);
+        self.look_at(Some(target));
+        // Of pixels in pairs the pitch is that of a pair.
+        if !self.may_pair {
+            self.look_at(Some(source));
+        }
+    }
+
+    /// Remembers whether vectors can be used.
+    pub(super) fn look_at(&mut self, tensor: Option<&Tensor>) {
+        self.has_even_pitches &= tensor.is_none_or(|t| t.pitch_c().is_multiple_of(8));
+    }
+
+    pub(super) fn run(mut self) -> Result<()> {
+        self.params.filter = self.memory.read(self.filter);
+        let mut request = Request {
+            op: *self.op,
+            output: self.op.output(),
+            direction: self.direction,
+            dtype: self.dtype,
+            on_load: self.on_load,
+            splits: self.splits,
+            sums: self.sums,
+            extra_tensors: self.extra_tensors,
+            launches_before: self.launches_before,
+            is_aligned: self.has_even_pitches && !self.memory.is_misaligned,
+            num_sms: num_sms(self.stream),
+        };
+        let pairs = plan::pairs(self.op).filter(|_| self.may_pair && request.is_aligned);
+        request.is_aligned &= !self.may_pair || pairs.is_some();
+        request.op = pairs.map_or(*self.op, |pairs| pairs.op);
+        request.launches_before += usize::from(pairs.is_some());
+        let plan = plan::plan(self.name, &request)?;
+        plan.print(&request);
+        let packed_at = plan.workspace_bytes.next_multiple_of(256);
+        let packed_bytes = pairs.map_or(0, |pairs| packed_at - plan.workspace_bytes + 2 * pairs.op.filter_len());
+        let needed = plan.workspace_bytes + packed_bytes;
+        if self.workspace.len_bytes() < needed {
+            let got = self.workspace.len_bytes();
+            return Err(Error::shape(self.name, format!("workspace must have {needed} bytes, got {got}")));
+        }
+        let base = self.workspace.address();
+        if needed > 0 {
+            if !base.is_multiple_of(16) {
+                return Err(Error::shape(self.name, "workspace must begin at a multiple of 16 bytes"));
+            }
+            self.memory.write(self.workspace);
+            self.params.tickets = base;
+            self.params.partials = base + plan.partials_at as u64;
+            self.params.group_partials = base + plan.group_partials_at as u64;
+            self.params.slice_sums = base + plan.slice_sums_at as u64;
+        }
+        if let Some(pairs) = pairs {
+            self.params.filter = base + packed_at as u64;
+            self.params.source_pitch = 8;
+            self.pack(&pairs)?;
+        }
+        self.fill(&request, &plan);
+        let config = LaunchConfig { grid: plan.grid(), block: [THREADS, 1, 1], shared_bytes: plan.shared_bytes as u32 };
+        launch::run(self.stream, self.name, &plan.kernel, config, &self.memory.reads, &self.memory.writes, &self.params)
+    }
+
+    /// Writes the filter to where `params.filter` says, in pairs of taps.
+    fn pack(&self, pairs: &Pairs) -> Result<()> {
+        let [ft, fh, num_pairs] = pairs.op.filter;
+        let params = PackPairsParams {
+            from: self.filter.address(),
+            to: self.params.filter,
+            rows: (self.op.c_out * ft * fh) as i32,
+            taps: self.op.filter[2] as i32,
+            pairs: num_pairs as i32,
+            first: pairs.first_tap,
+        };
+        let threads = (self.op.c_out * ft * fh * num_pairs * 2) as u32;
+        let config = LaunchConfig { grid: [threads.div_ceil(256), 1, 1], block: [256, 1, 1], shared_bytes: 0 };
+        let kernel = "conv3d_pack_pairs_b16";
+        launch::run(self.stream, self.name, kernel, config, &[self.filter], &[self.workspace], &params)
+    }
+
+    fn fill(&mut self, request: &Request, plan: &Plan) {
+        let p = &mut self.params;
+        let (source_channels, target_channels) = request.channels();
+        p.gather = ConvGather {
+            axes: ConvAxis::of(&request.op, request.output),
+            n: self.op.input.n as i32,
+            clips_per_split: plan.clips_per_split as i32,
+            splits: plan.splits_used as i32,
+            is_grad: i32::from(self.direction == Direction::GradInput),
+            boxes: plan.boxes.map(|size| size as i32),
+            reserved: 0,
+        };
+        p.source_chunks = FastDiv::by(source_channels.div_ceil(8) as u32);
+        (p.source_channels, p.target_channels) = (source_channels as i32, target_channels as i32);
+        p.columns = plan.columns as i32;
+        p.tiles_per_split = plan.tiles_per_split as u32;
+        (p.group_tiles, p.groups_per_split) = (plan.group_tiles as u32, plan.groups_per_split as u32);
+        (p.slices, p.groups) = (plan.slices as i32, self.op.groups as i32);
+    }
+}
