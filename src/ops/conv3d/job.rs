@@ -5,6 +5,7 @@ use super::plan::{self, OnLoad, Pairs, Plan, Request};
 use super::{Conv3d, Direction};
 use crate::device::{DType, Device, LaunchConfig, Slice, Stream, Tensor, launch};
 use crate::error::{Error, Result};
+use crate::ops::TICKET_BYTES;
 
 /// Threads of a block (`THREADS` in the kernels).
 pub(super) const THREADS: u32 = 256;
@@ -126,7 +127,7 @@ impl<'a> Job<'a> {
             }
             self.memory.write(self.workspace);
             self.params.tickets = base;
-            self.params.partials = base + plan.partials_at as u64;
+            self.params.partials = base + TICKET_BYTES as u64;
             self.params.group_partials = base + plan.group_partials_at as u64;
             self.params.slice_sums = base + plan.slice_sums_at as u64;
         }

@@ -93,8 +93,8 @@ pub fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction) -> us
 }
 
 /// Bytes of scratch memory for [`forward_fused`] and [`grad_input_fused`], with any prologue and epilogue of so many splits.
-/// Its first 16 KiB (more where there are very many channels) count blocks: they must be zero before the first call, and every
-/// call leaves them zero. Calls one after another may share it.
+/// Its first [`TICKET_BYTES`](crate::ops::TICKET_BYTES) must be zero before the first call, and every call leaves them zero. Calls
+/// one after another may share it.
 pub fn workspace_bytes_fused(stream: &Stream, op: &Conv3d, direction: Direction, splits: usize) -> usize {
     match (stream.device(), direction) {
         (Device::Cpu, _) | (_, Direction::GradFilter) => 0,

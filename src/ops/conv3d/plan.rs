@@ -11,6 +11,7 @@ use std::fmt;
 use super::{Conv3d, Direction};
 use crate::device::DType;
 use crate::error::{Error, Result};
+use crate::ops::TICKET_BYTES;
 use crate::shape::ActivationShape;
 use halo::Halo;
 pub(super) use pairs::{Pairs, pairs};
@@ -23,9 +24,6 @@ const THREADS: usize = 256;
 const MAX_COORDINATE: usize = 1 << 14;
 /// Shared memory that every GPU from sm_80 on gives a block.
 const MAX_SHARED_BYTES: usize = 163 << 10;
-/// The front of the workspace, for tickets: as large for every convolution that needs no more, so that one workspace serves
-/// them all.
-const TICKET_BYTES: usize = 16 << 10;
 /// Fewest steps of gemm_k that are worth a block.
 const MIN_STEPS_OF_SLICE: usize = 4;
 
@@ -81,7 +79,6 @@ pub(super) struct Plan {
     pub groups_per_split: usize,
     pub slices: usize,
     pub shared_bytes: usize,
-    pub partials_at: usize,
     pub group_partials_at: usize,
     pub slice_sums_at: usize,
     pub workspace_bytes: usize,
@@ -263,6 +260,15 @@ impl Form {
     }
 }
 
+/// Tiles whose statistics are joined first: about the square root of all, more where tickets are short.
+fn group_tiles(columns: usize, splits: usize, tiles_per_split: usize) -> usize {
+    let mut group = ((tiles_per_split as f64).sqrt().ceil() as usize).max(8);
+    while 4 * columns * (splits * tiles_per_split.div_ceil(group) + 1) > TICKET_BYTES && group < tiles_per_split {
+        group *= 2;
+    }
+    group
+}
+
 /// Chooses for a convolution whose sizes fit together.
 pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
     r.check(name)?;
@@ -276,7 +282,7 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
     let tiles_per_split = form.tiles(&classes, clips_per_split);
     let clips_of_last = r.op.input.n - (splits_used - 1) * clips_per_split;
     let tiles = (splits_used - 1) * tiles_per_split + form.tiles(&classes, clips_of_last);
-    let group_tiles = ((tiles_per_split as f64).sqrt().ceil() as usize).max(8);
+    let group_tiles = group_tiles(columns, splits_used, tiles_per_split);
     let groups_per_split = tiles_per_split.div_ceil(group_tiles);
 
     let most_taps = classes.iter().map(|c| c[0].taps * c[1].taps * c[2].taps).max().unwrap_or(0);
@@ -295,10 +301,13 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
 
     let channels = r.op.groups * target_c;
     let slice_tickets = if slices > 1 { columns * tiles } else { 0 };
-    let tickets = (columns * (splits_used * groups_per_split + 1) + slice_tickets) * 4;
+    let tickets = columns * (splits_used * groups_per_split + 1) + slice_tickets;
+    if (r.sums > 0 || slices > 1) && 4 * tickets > TICKET_BYTES {
+        let message = format!("{splits_used} splits of {channels} channels need {tickets} tickets");
+        return Err(Error::unsupported(name, message));
+    }
     let sums_of = |sets: usize| (sets * r.sums * channels * 4).next_multiple_of(256);
-    let partials_at = tickets.next_multiple_of(TICKET_BYTES);
-    let group_partials_at = partials_at + sums_of(tiles);
+    let group_partials_at = TICKET_BYTES + sums_of(tiles);
     let slice_sums_at = group_partials_at + sums_of(splits_used * groups_per_split);
     let all_slices = if slices > 1 { columns * tiles * slices * form.tile_m * form.tile_n * 4 } else { 0 };
     let workspace_bytes = if r.sums == 0 && slices == 1 { 0 } else { slice_sums_at + all_slices };
@@ -317,7 +326,6 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
         groups_per_split,
         slices,
         shared_bytes,
-        partials_at,
         group_partials_at,
         slice_sums_at,
         workspace_bytes,

@@ -242,7 +242,7 @@ fn run<T: Half>(device: &Device, case: &Fused, o: &Operands) -> Results {
     conv3d::forward_fused(&stream, &op, &x.tensor, prologue, &w, &epilogue, &y.tensor, &scratch)
         .expect("forward_fused");
     let tickets = scratch.read::<u8>().expect("workspace");
-    assert!(tickets.iter().take(1 << 14).all(|b| *b == 0), "{}: tickets are left behind", case.name);
+    assert!(tickets.iter().take(vcycle::ops::TICKET_BYTES).all(|b| *b == 0), "{}: tickets are left behind", case.name);
     Results {
         y: y.read::<T>(),
         joined: is_stored.then(|| joined.read::<T>()),

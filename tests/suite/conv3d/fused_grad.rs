@@ -227,7 +227,7 @@ fn run<T: Half>(device: &Device, case: &Fused, o: &Operands) -> Results {
     conv3d::grad_input_fused(&stream, &op, &g.tensor, table.as_ref(), &w, &epilogue, &dx.tensor, &scratch)
         .expect("grad_input_fused");
     let tickets = scratch.read::<u8>().expect("workspace");
-    assert!(tickets.iter().take(1 << 14).all(|b| *b == 0), "{}: tickets are left behind", case.name);
+    assert!(tickets.iter().take(vcycle::ops::TICKET_BYTES).all(|b| *b == 0), "{}: tickets are left behind", case.name);
     Results {
         dx: dx.read::<T>(),
         dy: is_stored.then(|| dy.read::<T>()),
