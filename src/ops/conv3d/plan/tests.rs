@@ -43,10 +43,10 @@ fn layers_of_slowfast() {
          "forward_affine_mma128x128", 4, 4, 8),
         ("lateral s2", conv([8, 32, 56, 56, 32], 64, [7, 1, 1], [4, 1, 1]), Forward, Plain, "forward_mma128x64", 1568, 1, 1),
         ("fast s2 b", conv([8, 32, 56, 56, 8], 8, [1, 3, 3], ONE), Forward, Affine, "forward_affine_halo512x8", 1792, 1, 1),
-        ("fast s2 a", conv([8, 32, 56, 56, 32], 8, [3, 1, 1], ONE), Forward, Join, "forward_join_halo512x8", 1792, 1, 1),
+        ("fast s2 a", conv([8, 32, 56, 56, 32], 8, [3, 1, 1], ONE), Forward, Join, "forward_join_halo512x8", 3136, 1, 1),
         ("fast s2 c", conv([8, 32, 56, 56, 8], 32, ONE, ONE), Forward, Affine, "forward_affine_mma128x32", 6272, 1, 1),
         ("fast s3 b first", conv([8, 32, 56, 56, 16], 16, [1, 3, 3], S122), GradInput, Join,
-         "grad_input_table_halo256x16", 4 * 1024, 1, 1),
+         "grad_input_table_halo256x16", 4 * 896, 1, 1),
     ];
     for (name, op, direction, on_load, kernel, tiles, columns, slices) in table {
         let plan = plan("conv3d", &request(op, direction, on_load)).expect(name);
