@@ -9,7 +9,9 @@ fn index_mappings_hold_beyond_2_to_the_31() {
     let source = root.join("tests/suite/conv3d/mapping.cpp");
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     if !source.is_file() || Command::new(&compiler).arg("--version").output().is_err() {
-        assert!(!cfg!(feature = "simt"), "the feature simt needs a C++ compiler and the sources");
+        if cfg!(feature = "simt") {
+            panic!("the feature simt needs a C++ compiler and the sources");
+        }
         eprintln!("SKIPPED: index mappings, because there is no C++ compiler or no source");
         return;
     }
