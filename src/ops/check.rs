@@ -61,14 +61,6 @@ fn dtype(op: &'static str, name: &str, got: DType, wanted: DType) -> Result<()> 
     Err(Error::shape(op, format!("{name} must hold {wanted:?}, got {got:?}")))
 }
 
-/// The stream is one of the CPU: what ops without a kernel ask first.
-pub(crate) fn on_cpu(op: &'static str, stream: &Stream) -> Result<()> {
-    match stream.device() {
-        Device::Cpu => Ok(()),
-        other => Err(Error::unsupported(op, format!("there is no kernel for {other:?} yet; use Device::Cpu"))),
-    }
-}
-
 /// Whether both are the same elements in the same order: an op may then work in place.
 pub(crate) fn same_memory(a: &Tensor, b: &Tensor) -> bool {
     let (x, y) = (a.memory(), b.memory());
