@@ -46,6 +46,8 @@ impl Kinetics {
             let what = "DATA.PATH_TO_DATA_DIR must name the folder of train.csv and val.csv";
             Error::Data(format!("{}: {e}; {what}", path.display()))
         })?;
+        // Some editors begin a file with a mark of its encoding.
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
         let prefix = if config.path_prefix.as_os_str().is_empty() { &config.data_dir } else { &config.path_prefix };
         let mut clips = Vec::new();
         for (k, line) in text.split(|&b| b == b'\n').enumerate() {

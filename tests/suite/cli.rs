@@ -145,6 +145,7 @@ fn bad_list_files_are_named_with_their_line() {
     for (list, expected) in [
         ("a.mp4 0\nb.mp4\n", "train.csv:2: expected `path label`"),
         ("a.mp4 0\nb.mp4 1\na.mp4 x\n", "train.csv:3: `x` is no label"),
+        ("\u{feff}a.mp4 0\r\na.mp4 x\r\n", "train.csv:2: `x` is no label"),
         ("a.mp4 0\na.mp4 4\n", "train.csv:2: label 4 is out of range: MODEL.NUM_CLASSES is 4"),
         ("\n", "lists no video"),
         ("b.mp4 0\n", "none of 1 listed files exists"),

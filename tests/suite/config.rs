@@ -260,6 +260,8 @@ fn numbers_too_large_for_arithmetic_are_refused() {
         ("DATA.NUM_FRAMES", "99999999"),
         ("SOLVER.MAX_EPOCH", "1_000_000_000"),
         ("MULTIGRID.EPOCH_FACTOR", "1e300"),
+        ("VCYCLE.MOVING_SHAPES.NUM_TRAIN_CLIPS", "1_000_000_000_000"),
+        ("DATA.MEAN", "[1e300, 0, 0]"),
         ("MULTIGRID.SHORT_CYCLE_FACTORS", "[1e-9, 1]"),
     ] {
         assert_refused("", &[key, value], &[key, "expected"]);
