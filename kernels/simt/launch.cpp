@@ -212,7 +212,10 @@ extern "C" int simt_is_checked() {
 extern "C" int simt_launch(const char* name, const uint32_t* grid, const uint32_t* block_dim, uint32_t shared_bytes,
                            const void* const* arguments, const size_t* argument_bytes, size_t num_arguments,
                            const Options* options) {
-    static std::atomic<uint64_t> num_launches{0};
+    // One launch at a time, so that a damaged canary is its own; its blocks are spread over the cores all the same.
+    static std::mutex one_at_a_time;
+    std::lock_guard<std::mutex> lock(one_at_a_time);
+    static uint64_t num_launches = 0;
     Launch launch;
     auto it = registry().find(name);
     if (it == registry().end()) {

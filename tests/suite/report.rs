@@ -92,7 +92,7 @@ fn a_finished_run_is_on_the_page() {
         "accuracy over time",
         "<td>64 x 4 x 32</td><td>2</td><td>10</td><td>1280.0</td><td>50.0</td><td>7.8 %</td><td>57.1 %</td>",
         "<td>5</td><td>a&amp;b.mp4, größe.mp4</td>",
-        "128x4x32, 64x4x45, 64x4x45",
+        "128x4x24, 64x4x34, 64x4x34",
         "LONG_CYCLE: True",
     ] {
         assert!(page.contains(part), "{part} is not in {page}");
