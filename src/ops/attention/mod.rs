@@ -3,8 +3,10 @@
 //!
 //! Every query position q gathers the values of all key positions k of its clip:
 //!
-//!     softmax       output_q = sum over k of softmax_k(query_q . key_k / sqrt(d)) value_k
-//!     dot product   output_q = sum over k of (query_q . key_k) / keys value_k
+//! ```text
+//! softmax       output_q = sum over k of softmax_k(query_q . key_k / sqrt(d)) value_k
+//! dot product   output_q = sum over k of (query_q . key_k) / keys value_k
+//! ```
 //!
 //! Queries are the block's theta, keys its phi, values its g. Keys and values may be pooled before (`pool3d`): they have positions of
 //! their own. f32 on the CPU; bf16 or f16 with f32 sums elsewhere.
