@@ -1,5 +1,6 @@
 //! Criterion benches of every op, one module each: `cargo bench --bench kernels`. Ids are `op_direction/case/method`, with
-//! the names of tests/cases. Throughput counts the bytes that must be read and written at least once, or the FLOPs.
+//! the names of tests/cases. Throughput counts the bytes that must be read and written at least once, or the FLOPs. With `--layers` the program
+//! is no criterion bench: see `layers`.
 
 mod attention;
 mod batch_norm;
@@ -7,6 +8,7 @@ mod cases;
 mod conv3d;
 mod device;
 mod dropout;
+mod layers;
 mod linear;
 mod pointwise;
 mod pool3d;
@@ -29,4 +31,15 @@ criterion::criterion_group!(
     sgd::bench,
     softmax_loss::bench
 );
-criterion::criterion_main!(kernels);
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--layers") {
+        if let Err(error) = layers::main() {
+            eprintln!("kernels: {error}");
+            std::process::exit(1);
+        }
+        return;
+    }
+    kernels();
+    criterion::Criterion::default().configure_from_args().final_summary();
+}
