@@ -12,7 +12,8 @@ use vcycle::shape::ActivationShape;
 use crate::cases::{self, slice, tensor};
 use crate::device::{device, is_smoke, time};
 
-fn op_of(row: &toml::Table) -> Conv3d {
+/// The convolution of a row.
+pub fn op_of(row: &toml::Table) -> Conv3d {
     let or = |key: &str, default: usize| match row.contains_key(key) {
         true => cases::sizes(row, key),
         false => [default; 3],

@@ -6,6 +6,7 @@ mod attention;
 mod batch_norm;
 mod cases;
 mod conv3d;
+mod conv3d_grad_filter;
 mod device;
 mod dropout;
 mod layers;
@@ -22,6 +23,7 @@ criterion::criterion_group!(
     attention::bench,
     batch_norm::bench,
     conv3d::bench,
+    conv3d_grad_filter::bench,
     dropout::bench,
     linear::bench,
     pointwise::bench,

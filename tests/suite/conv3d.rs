@@ -7,6 +7,8 @@ mod kernels;
 mod mapping;
 mod typed;
 
+mod grad_filter;
+
 use serde::Deserialize;
 use vcycle::device::{Buffer, DType, Device, Slice, Stream, Tensor};
 use vcycle::ops::conv3d::{self, Conv3d, Direction, reference};

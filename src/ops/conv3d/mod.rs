@@ -6,6 +6,7 @@
 mod check;
 pub(super) mod cpu;
 mod fused;
+mod grad_filter;
 mod job;
 mod launch;
 mod params;
@@ -14,12 +15,13 @@ mod plan;
 pub mod reference;
 
 pub use fused::{Epilogue, Evaluation, GradEpilogue, GradNorm, GradTable, Join, Mask, Prologue, Running, Statistics};
+pub use grad_filter::GradFilterSources;
+#[doc(hidden)]
+pub use grad_filter::{Limits as GradFilterLimits, with_grad_filter_limits};
 
 use crate::device::cpu::Isa;
 use crate::device::{Device, Slice, Stream, Tensor, with_host};
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::shape::ActivationShape;
 
 /// What is convolved: sizes in the order (t, h, w).
@@ -87,17 +89,18 @@ impl Conv3d {
 pub fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction) -> usize {
     match stream.device() {
         Device::Cpu => Isa::chosen().map_or(0, |isa| cpu::workspace_len(isa, op, direction) * size_of::<f32>()),
-        _ if direction == Direction::GradFilter => 0,
+        device if direction == Direction::GradFilter => grad_filter::workspace_bytes(device, op),
         _ => launch::workspace_bytes(stream, op, direction, 1, 0),
     }
 }
 
-/// Bytes of scratch memory for [`forward_fused`] and [`grad_input_fused`], with any prologue and epilogue of so many splits.
-/// Its first [`TICKET_BYTES`](crate::ops::TICKET_BYTES) must be zero before the first call, and every call leaves them zero. Calls
-/// one after another may share it.
+/// Bytes of scratch memory for [`forward_fused`], [`grad_input_fused`] and [`grad_filter_fused`], with any prologue and epilogue of
+/// so many splits. Its first [`TICKET_BYTES`](crate::ops::TICKET_BYTES) must be zero before the first call, and every call leaves
+/// them zero. Calls one after another may share it.
 pub fn workspace_bytes_fused(stream: &Stream, op: &Conv3d, direction: Direction, splits: usize) -> usize {
     match (stream.device(), direction) {
-        (Device::Cpu, _) | (_, Direction::GradFilter) => 0,
+        (Device::Cpu, _) => 0,
+        (device, Direction::GradFilter) => grad_filter::workspace_bytes(device, op),
         (_, Direction::Forward) => launch::workspace_bytes(stream, op, direction, splits, 3),
         (_, Direction::GradInput) => launch::workspace_bytes(stream, op, direction, splits, 3),
     }
@@ -252,8 +255,9 @@ pub fn grad_input_fused(
     launch::grad_input(stream, op, grad_output, table, filter, epilogue, grad_input, workspace)
 }
 
-/// Filter gradient, and the bias gradient where asked for, f32; both are overwritten. `workspace` as in [`forward`]. Sums
-/// in a fixed order: two runs give the same bits, whatever the number of threads.
+/// Filter gradient, and the bias gradient where asked for, f32; both are overwritten. The activations are f32 on `Cpu`, bf16 or
+/// f16 elsewhere. `workspace` as in [`forward`]. Sums in a fixed order: two runs give the same bits, whatever the number of
+/// threads.
 ///
 /// # Errors
 /// As [`forward`].
@@ -266,14 +270,41 @@ pub fn grad_filter(
     grad_bias: Option<&Slice>,
     workspace: &Slice,
 ) -> Result<()> {
+    let from = GradFilterSources { input, prologue: None, grad_output, grad_table: None };
+    grad_filter_fused(stream, op, &from, grad_filter, grad_bias, workspace)
+}
+
+/// [`grad_filter`] of an input and a gradient that are changed on their way in: the normalised input is recomputed, the batch
+/// norm's gradient formed as it is read. Not on the CPU.
+///
+/// # Errors
+/// As [`forward`].
+pub fn grad_filter_fused(
+    stream: &Stream,
+    op: &Conv3d,
+    from: &GradFilterSources<'_>,
+    grad_filter: &Slice,
+    grad_bias: Option<&Slice>,
+    workspace: &Slice,
+) -> Result<()> {
     const OP: &str = "conv3d grad_filter";
     check::sizes(op)?;
-    check::tensor(OP, "input", input, op.input)?;
-    check::tensor(OP, "grad_output", grad_output, op.output())?;
     check::vector(OP, "grad_filter", grad_filter, op.filter_len())?;
     grad_bias.map_or(Ok(()), |b| check::vector(OP, "grad_bias", b, op.c_out))?;
     check::workspace(OP, workspace, workspace_bytes(stream, op, Direction::GradFilter))?;
-    check::is_cpu(OP, stream)?;
+    if *stream.device() != Device::Cpu {
+        grad_filter::check_sources(op, from)?;
+        return grad_filter::run(stream, op, from, grad_filter, grad_bias, workspace);
+    }
+    let GradFilterSources { input, grad_output, .. } = *from;
+    check::tensor(OP, "input", input, op.input)?;
+    check::tensor(OP, "grad_output", grad_output, op.output())?;
+    if from.prologue.is_some() || from.grad_table.is_some() {
+        return Err(Error::unsupported(
+            OP,
+            "fused sources need a device with kernels; normalise first on the cpu executor",
+        ));
+    }
     let isa = Isa::chosen()?;
     let no_bias = grad_filter.part(0, 0)?;
     with_host(

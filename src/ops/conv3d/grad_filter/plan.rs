@@ -1,0 +1,387 @@
+//! Which kernel runs, and how its sum is cut up: pure, without a device.
+//!
+//! Times are predicted in clocks of a streaming multiprocessor (SM): the larger of what memory and what the warps need, plus
+//! what they do not hide of each other.
+
+use super::geometry::Geometry;
+use super::tiling::{Tiling, choose_tiling};
+use crate::device::DType;
+use crate::ops::conv3d::Conv3d;
+
+/// Warps that the registers of an SM hold, and so of a block (`MAX_WARPS` in the kernel).
+const MAX_WARPS: usize = 8;
+/// Rows of a tile at most.
+const MAX_ROWS: usize = 512;
+/// Warps along columns, output channels and rows that blocks are made of; those of eight for the widest variant.
+const WARPS: [[usize; 3]; 12] = [
+    [1, 1, 4],
+    [2, 1, 2],
+    [3, 1, 1],
+    [4, 1, 1],
+    [1, 2, 2],
+    [2, 2, 1],
+    [1, 3, 1],
+    [1, 4, 1],
+    [3, 2, 1],
+    [4, 2, 1],
+    [2, 3, 1],
+    [2, 4, 1],
+];
+/// Largest y of a grid.
+const MAX_PARTS: usize = 65535;
+/// Warps of a block that adds up parts (`SUM_WARPS` in the kernel).
+pub(super) const SUM_WARPS: usize = 16;
+
+/// What a warp makes: `units` x 16 columns of the filter, `octets` x 8 output channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Variant {
+    /// 64 columns, 64 channels: where the tensor cores are the limit.
+    Mma64x64,
+    /// 64 columns, 32 channels.
+    Mma64x32,
+    /// 144 columns, 16 channels: few output channels, so all taps of a tile at once.
+    Mma144x16,
+}
+
+impl Variant {
+    const ALL: [Variant; 3] = [Variant::Mma64x64, Variant::Mma64x32, Variant::Mma144x16];
+
+    pub fn units(self) -> usize {
+        if self == Variant::Mma144x16 { 9 } else { 4 }
+    }
+
+    pub fn octets(self) -> usize {
+        match self {
+            Variant::Mma64x64 => 8,
+            Variant::Mma64x32 => 4,
+            Variant::Mma144x16 => 2,
+        }
+    }
+
+    pub fn kernel(self, dtype: DType) -> &'static str {
+        match (self, dtype == DType::Bf16) {
+            (Variant::Mma64x64, true) => "conv3d_grad_filter_mma64x64_bf16",
+            (Variant::Mma64x64, false) => "conv3d_grad_filter_mma64x64_f16",
+            (Variant::Mma64x32, true) => "conv3d_grad_filter_mma64x32_bf16",
+            (Variant::Mma64x32, false) => "conv3d_grad_filter_mma64x32_f16",
+            (Variant::Mma144x16, true) => "conv3d_grad_filter_mma144x16_bf16",
+            (Variant::Mma144x16, false) => "conv3d_grad_filter_mma144x16_f16",
+        }
+    }
+}
+
+/// What the device has, and what a test or a search for the fastest plan may force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Limits {
+    /// Streaming multiprocessors.
+    pub num_sms: usize,
+    /// Shared memory of a block at most.
+    pub shared_bytes: usize,
+    /// Rows of a tile at most.
+    pub max_rows: usize,
+    /// This number of the variants alone.
+    pub variant: Option<usize>,
+    /// Whether the taps of t are on the gradient's side, where they may be.
+    pub shifts_grad: Option<bool>,
+}
+
+impl Limits {
+    /// Nothing is forced.
+    pub const fn of(num_sms: usize, shared_bytes: usize) -> Limits {
+        Limits { num_sms, shared_bytes, max_rows: MAX_ROWS, variant: None, shifts_grad: None }
+    }
+}
+
+/// What is read, as far as the plan depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Sources {
+    pub splits: usize,
+    /// Tensors of the input and of the gradient, 1 or 2.
+    pub num_input: usize,
+    pub num_grad: usize,
+    /// Whether they are changed on their way in.
+    pub has_input_prologue: bool,
+    pub has_grad_prologue: bool,
+    pub pixel_pairs: bool,
+    pub has_bias: bool,
+}
+
+/// On which side of the sum the taps of t are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TapsOfTime {
+    Input,
+    Grad,
+}
+
+impl TapsOfTime {
+    /// What there is to choose from. The column of ones has no taps.
+    fn allowed(op: &Conv3d, sources: &Sources) -> Vec<TapsOfTime> {
+        match Geometry::may_shift_grad(op) && !sources.has_bias {
+            true => vec![TapsOfTime::Input, TapsOfTime::Grad],
+            false => vec![TapsOfTime::Input],
+        }
+    }
+
+    fn geometry(self, op: &Conv3d, splits: usize, pixel_pairs: bool) -> Geometry {
+        Geometry::new(op, splits, pixel_pairs, self == TapsOfTime::Grad)
+    }
+}
+
+impl Sources {
+    /// What blocks are chosen for: the fused chain's usual case.
+    fn nominal(&self) -> Sources {
+        Sources {
+            splits: 1,
+            num_input: 1,
+            num_grad: 2,
+            has_input_prologue: !self.pixel_pairs,
+            has_grad_prologue: true,
+            ..*self
+        }
+    }
+}
+
+/// What a block makes: columns (taps x a slab of channels) times output channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Blocking {
+    pub variant: Variant,
+    /// Warps along columns, output channels and rows of a tile.
+    pub warps: [usize; 3],
+    pub slab_chunks: usize,
+    pub num_slabs: usize,
+    pub taps: usize,
+    pub num_tap_blocks: usize,
+    pub out_chunks: usize,
+    pub num_out_blocks: usize,
+    /// Taps of t that the output channels come with: see [`Geometry`].
+    pub grad_taps: usize,
+}
+
+impl Blocking {
+    /// Blocks of one group.
+    fn num_blocks(&self) -> usize {
+        self.num_slabs * self.num_tap_blocks * self.num_out_blocks
+    }
+
+    pub fn num_warps(&self) -> usize {
+        self.warps.iter().product()
+    }
+
+    /// Blocks that the registers of an SM hold.
+    pub fn blocks_per_sm(&self) -> usize {
+        MAX_WARPS / self.num_warps()
+    }
+
+    fn fragments(&self) -> usize {
+        self.warps[0] * self.warps[1] * self.variant.units() * self.variant.octets()
+    }
+
+    /// Pairs of octets of columns.
+    pub fn used_units(&self, has_bias: bool) -> usize {
+        (self.taps * self.slab_chunks + usize::from(has_bias)).div_ceil(2)
+    }
+
+    /// Bytes that a block writes for one part.
+    fn used_bytes(&self, has_bias: bool) -> usize {
+        self.used_units(has_bias) * self.out_chunks * self.grad_taps * 32 * 16
+    }
+
+    /// Bytes that a block's sums have room for.
+    pub fn sum_bytes(&self) -> usize {
+        self.fragments() * 32 * 16
+    }
+}
+
+/// How a filter gradient is computed.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Plan {
+    pub geometry: Geometry,
+    pub blocking: Blocking,
+    pub tiling: Tiling,
+    /// Blocks in x of the grid.
+    pub num_blocks: usize,
+    pub tiles_per_part: usize,
+    pub num_parts: usize,
+    /// Warps that share the parts of a fragment in the launch that adds them up.
+    pub warps_per_sum: usize,
+    /// Predicted microseconds at 1.7 GHz, memory warm.
+    pub predicted_us: f64,
+}
+
+impl Plan {
+    /// Blocks in y of the launch that adds up the parts.
+    pub fn sum_blocks(&self) -> usize {
+        (self.blocking.fragments() * self.warps_per_sum).div_ceil(SUM_WARPS)
+    }
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (b, t) = (&self.blocking, &self.tiling);
+        let [m, n, k] = b.warps;
+        let side = if b.grad_taps > 1 { ", taps of t on the gradient's side" } else { "" };
+        write!(f, "{:?} warps {m}x{n}x{k}{side}, ", b.variant)?;
+        write!(f, "{} taps x {} chunks x {} chunks out, ", b.taps, b.slab_chunks, b.out_chunks)?;
+        write!(
+            f,
+            "tile {:?}, {} blocks x {} parts of {} tiles, ",
+            t.tile, self.num_blocks, self.num_parts, self.tiles_per_part
+        )?;
+        write!(f, "{} KiB shared, {:.1} us", t.shared_bytes.div_ceil(1024), self.predicted_us)
+    }
+}
+
+/// Plans within these limits; `None` where no tile fits shared memory.
+pub(super) fn plan(op: &Conv3d, sources: Sources, limits: Limits) -> Option<Plan> {
+    let plans: Vec<(TapsOfTime, Plan)> = TapsOfTime::allowed(op, &sources)
+        .into_iter()
+        .filter_map(|side| Some((side, plan_for(op, side, sources, limits)?)))
+        .collect();
+    // What is forced comes first, where there is a plan for it.
+    let is_other = |side: TapsOfTime| limits.shifts_grad.is_some_and(|shifts| shifts != (side == TapsOfTime::Grad));
+    let rank = |(side, plan): &(TapsOfTime, Plan)| (is_other(*side), plan.predicted_us);
+    let best = plans.into_iter().min_by(|a, b| rank(a).partial_cmp(&rank(b)).unwrap_or(std::cmp::Ordering::Equal));
+    best.map(|(_, plan)| plan)
+}
+
+fn plan_for(op: &Conv3d, side: TapsOfTime, sources: Sources, limits: Limits) -> Option<Plan> {
+    let geometry = side.geometry(op, sources.splits, sources.pixel_pairs);
+    let blocking = choose_blocking(op, side, sources, limits)?;
+    let tiling = choose_tiling(&geometry, &blocking, &sources, &limits)?;
+    let num_blocks = blocking.num_blocks() * op.groups;
+    let mut best: Option<Plan> = None;
+    let num_sms = limits.num_sms;
+    let most = most_parts(&blocking, num_blocks, num_sms).min(tiling.num_tiles);
+    for parts in 1..=most {
+        let tiles_per_part = tiling.num_tiles.div_ceil(parts);
+        let num_parts = tiling.num_tiles.div_ceil(tiles_per_part);
+        let sum_clocks = sum_clocks(&blocking, &sources, num_blocks * num_parts, num_parts, num_sms);
+        let waves = (num_blocks * num_parts).div_ceil(num_sms);
+        // A block alone on its SM hides nothing.
+        let exposed = if num_blocks * num_parts <= num_sms && blocking.blocks_per_sm() > 1 { 1.4 } else { 1.0 };
+        let fill = 2000.0;
+        let clocks = exposed * (waves * tiles_per_part * tiling.clocks) as f64 + sum_clocks + fill;
+        let predicted_us = clocks / 1700.0;
+        if best.as_ref().is_none_or(|b| predicted_us < b.predicted_us) {
+            best = Some(Plan {
+                geometry,
+                blocking,
+                tiling,
+                num_blocks,
+                tiles_per_part,
+                num_parts,
+                warps_per_sum: num_parts.div_ceil(16).next_power_of_two().min(SUM_WARPS),
+                predicted_us,
+            });
+        }
+    }
+    best
+}
+
+/// Bytes of workspace that any plan of this convolution needs within these limits.
+pub(super) fn workspace_bytes(op: &Conv3d, limits: Limits) -> usize {
+    let cases = [(false, false), (false, true), (true, false), (true, true)];
+    let allowed = cases.into_iter().filter(|&(pairs, _)| !pairs || Geometry::has_pixel_pairs(op));
+    let bytes = allowed.flat_map(|(pixel_pairs, has_bias)| {
+        let sources = Sources {
+            splits: 1,
+            num_input: 1,
+            num_grad: 1,
+            has_input_prologue: false,
+            has_grad_prologue: false,
+            pixel_pairs,
+            has_bias,
+        };
+        TapsOfTime::allowed(op, &sources).into_iter().filter_map(move |side| {
+            let blocking = choose_blocking(op, side, sources, limits)?;
+            let num_blocks = blocking.num_blocks() * op.groups;
+            let parts = most_parts(&blocking, num_blocks, limits.num_sms);
+            Some(if parts == 1 { 0 } else { parts * num_blocks * blocking.sum_bytes() })
+        })
+    });
+    bytes.max().unwrap_or(0)
+}
+
+/// As many parts as there are places for blocks; does not depend on tiles, so that a workspace fits all sources.
+fn most_parts(blocking: &Blocking, num_blocks: usize, num_sms: usize) -> usize {
+    let places = num_sms * blocking.blocks_per_sm();
+    (places / num_blocks).clamp(1, MAX_PARTS)
+}
+
+/// Clocks that a second launch takes which adds up the parts, and writing them before.
+fn sum_clocks(blocking: &Blocking, sources: &Sources, num_blocks: usize, num_parts: usize, num_sms: usize) -> f64 {
+    let bytes = 2 * num_blocks * blocking.used_bytes(sources.has_bias);
+    if num_parts == 1 { 0.0 } else { 3500.0 + bytes as f64 / (20.0 * num_sms as f64) }
+}
+
+// -- blocks ---------------------------------------------------------------------------------------------------------------
+
+fn choose_blocking(op: &Conv3d, side: TapsOfTime, sources: Sources, limits: Limits) -> Option<Blocking> {
+    let sources = sources.nominal();
+    let geometry = side.geometry(op, 1, sources.pixel_pairs);
+    let mut best: Option<(usize, Blocking)> = None;
+    for blocking in blockings(op, &geometry, &sources, &limits) {
+        let Some(tiling) = choose_tiling(&geometry, &blocking, &sources, &limits) else { continue };
+        // The parts fill the places for blocks.
+        let sums = 2 * blocking.blocks_per_sm() * limits.num_sms * blocking.used_bytes(sources.has_bias) / 20;
+        let clocks = tiling.num_tiles * blocking.num_blocks() * tiling.clocks + sums;
+        if best.is_none_or(|(least, _)| clocks < least) {
+            best = Some((clocks, blocking));
+        }
+    }
+    best.map(|(_, blocking)| blocking)
+}
+
+fn blockings(op: &Conv3d, geometry: &Geometry, sources: &Sources, limits: &Limits) -> Vec<Blocking> {
+    let taps = geometry.num_taps();
+    let chunks = if sources.pixel_pairs { 1 } else { (op.input.c / op.groups).div_ceil(8) };
+    let out_chunks = (op.c_out / op.groups).div_ceil(8);
+    let balanced = |all: usize, most: usize| all.div_ceil(all.div_ceil(most));
+    let mut found: Vec<Blocking> = Vec::new();
+    // Of a wider variant than this more than half would be idle.
+    let widest = (out_chunks * geometry.grad_taps).next_power_of_two().max(2);
+    let is_allowed = |variant: Variant| match limits.variant {
+        Some(forced) => variant == Variant::ALL[forced % 3],
+        None => variant.octets() <= widest,
+    };
+    for variant in Variant::ALL.into_iter().filter(|variant| is_allowed(*variant)) {
+        for warps in WARPS {
+            if warps.iter().product::<usize>() > 4 && variant != Variant::Mma64x64 {
+                continue;
+            }
+            // All taps of t that are on the gradient's side belong to one block.
+            if geometry.grad_taps > 1 && out_chunks * geometry.grad_taps > warps[1] * variant.octets() {
+                continue;
+            }
+            let out = balanced(out_chunks, warps[1] * variant.octets());
+            let octets = warps[0] * variant.units() * 2 - usize::from(sources.has_bias);
+            for slab in [16, 8, 4, 2, 1] {
+                let slab = balanced(chunks, slab);
+                if slab > octets {
+                    continue;
+                }
+                let per_block = balanced(taps, octets / slab);
+                let blocking = Blocking {
+                    variant,
+                    warps,
+                    slab_chunks: slab,
+                    num_slabs: chunks.div_ceil(slab),
+                    taps: per_block,
+                    num_tap_blocks: taps.div_ceil(per_block),
+                    out_chunks: out,
+                    num_out_blocks: out_chunks.div_ceil(out),
+                    grad_taps: geometry.grad_taps,
+                };
+                let is_busy = blocking.used_units(sources.has_bias) > (warps[0] - 1) * variant.units()
+                    && out * geometry.grad_taps > (warps[1] - 1) * variant.octets();
+                if is_busy && !found.contains(&blocking) {
+                    found.push(blocking);
+                }
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;
