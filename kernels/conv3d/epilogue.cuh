@@ -78,7 +78,7 @@ __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, B
     double* scratch = reinterpret_cast<double*>(sums + Tile::M * Tile::SUMS_PITCH);
     const int in_tile = threadIdx.x % Tile::CHUNKS_N * 8, c = b.first_c + in_tile, left = b.left - in_tile;
     const int end = left > 0 ? int(b.num_rows) : 0;
-    const bool has_sums = GRAD ? e.num_norms > 0 : e.stats != 0;
+    const bool has_sums = GRAD ? e.num_norms > 0 : e.statistics.stats != 0;
 
     // Forward: origin is the column's first value, near the mean; sums are of distances from it and of their squares.
     float total[8] = {}, products[2][8] = {}, means[2][8] = {}, origin[8] = {}, bias[8] = {}, scale[8], shift[8];
@@ -91,7 +91,7 @@ __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, B
 #pragma unroll
             for (int k = 0; k < 2; k++)
                 if (k < e.num_norms)
-                    load_floats<CHECKED>(means[k], e.norms[k].stats, int64_t(b.number.split) * 3 * b.channels + c, left);
+                    load_floats<CHECKED>(means[k], e.norms[k].to.stats, int64_t(b.number.split) * 3 * b.channels + c, left);
         } else {
             if (e.bias) load_floats<CHECKED>(bias, e.bias, c, left);
             if (has_sums) {

@@ -83,12 +83,7 @@ struct Position {
     int32_t n, t, h, w;
 };
 
-// Row -> coordinates in the class's grid [n][t][h][w], and back.
-HOST_DEVICE Position position_of_row(uint32_t row, const FastDiv& t, const FastDiv& h, const FastDiv& w) {
-    const uint32_t nth = w.quotient(row), nt = h.quotient(nth), n = t.quotient(nt);
-    return {int32_t(n), int32_t(nt - n * t.divisor), int32_t(nth - nt * h.divisor), int32_t(row - nth * w.divisor)};
-}
-// The same where the sizes are known on the device alone.
+// Row -> coordinates in a grid [n][t][h][w], and back.
 HOST_DEVICE Position position_of_row(uint32_t row, int32_t t, int32_t h, int32_t w) {
     const uint32_t nth = row / uint32_t(w), nt = nth / uint32_t(h), n = nt / uint32_t(t);
     return {int32_t(n), int32_t(nt - n * t), int32_t(nth - nt * h), int32_t(row - nth * w)};

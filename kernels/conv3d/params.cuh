@@ -1,5 +1,6 @@
 // What the convolution kernels take. Plain C++; mirrored by src/ops/conv3d/params.rs.
 #pragma once
+#include "../batch_norm/tables.cuh"
 #include "mapping.cuh"
 
 // How the activations that the kernel gathers (forward and grad_filter: the input; grad_input: the gradient of the output)
@@ -18,14 +19,11 @@ static_assert(sizeof(PrologueParams) == 56, "mirrored in Rust");
 
 // A batch norm whose gradient begins at the input of the convolution.
 struct GradNormParams {
-    uint64_t y;           // 16-bit [positions][y_pitch]
-    uint64_t stats;       // f32 [splits][3][channels]: mean, inverse deviation, unbiased variance
-    uint64_t gamma;       // f32 [channels]
-    uint64_t grad_table;  // f32 [splits][3][channels], written
-    uint64_t grad_gamma, grad_beta;  // f32 [channels], written
+    uint64_t y;  // 16-bit [positions][y_pitch]
+    NormGradient to;
     int32_t y_pitch, reserved;
 };
-static_assert(sizeof(GradNormParams) == 56, "mirrored in Rust");
+static_assert(sizeof(GradNormParams) == 64, "mirrored in Rust");
 
 // What happens to the sums, in this order; an address of 0 leaves a step out.
 struct EpilogueParams {
@@ -33,19 +31,13 @@ struct EpilogueParams {
     uint64_t add;         // 16-bit [positions][add_pitch]: added; may be the target itself
     uint64_t mask;        // 16-bit [positions][mask_pitch]: kept where it is positive, else 0
     uint64_t mask_table;  // f32 [splits][2][channels]: the mask is scale * mask + shift
-    // The statistics of the target: f32 [channels], unless said otherwise.
-    uint64_t gamma, beta;
-    uint64_t stats;        // written: [splits][3][channels]
-    uint64_t scale_shift;  // written: [splits][2][channels]
-    uint64_t running_mean, running_var;  // updated; 0: none
-    uint64_t skip;         // u32, set where a statistic is not finite; 0: none
+    NormStatistics statistics;  // of the target, where its `stats` is no 0
     GradNormParams norms[2];
-    float eps, momentum;
     int32_t add_pitch, mask_pitch;
     int32_t has_relu;
-    int32_t num_norms;     // gradient sums for so many
+    int32_t num_norms;  // gradient sums for so many
 };
-static_assert(sizeof(EpilogueParams) == 224, "mirrored in Rust");
+static_assert(sizeof(EpilogueParams) == 248, "mirrored in Rust");
 
 struct Conv3dParams {
     uint64_t source;      // 16-bit [n][t][h][w][source_pitch]: the input, or the gradient of the output
@@ -68,7 +60,7 @@ struct Conv3dParams {
     int32_t groups;
     int32_t reserved;
 };
-static_assert(sizeof(Conv3dParams) == 56 + 56 + 224 + 104 + 12 + 44, "mirrored in Rust");
+static_assert(sizeof(Conv3dParams) == 56 + 56 + 248 + 104 + 12 + 44, "mirrored in Rust");
 
 // For the kernel that stores what a prologue of two tensors makes.
 struct PrologueOnlyParams {

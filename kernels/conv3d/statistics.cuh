@@ -5,6 +5,7 @@
 // Forward: count, mean and M2 of the stored values, per tile and channel. grad_input: sum g, and sum g (y - mean) for each
 // batch norm. Partials: [tiles or groups][rows of sums][channels].
 #pragma once
+#include "../batch_norm/finalise.cuh"
 #include "../common/moments.cuh"
 #include "../common/reduce.cuh"
 #include "../common/ticket.cuh"
@@ -88,33 +89,16 @@ __device__ __forceinline__ float* floats(uint64_t address) { return reinterpret_
 template <int N>
 __device__ __forceinline__ void write_statistics(const Conv3dParams& p, const Partials& groups, int c, bool exists,
                                                  double* scratch) {
-    const EpilogueParams& e = p.epilogue;
-    const int channels = groups.channels;
-    double mean_sum = 0.0, var_sum = 0.0;
+    const bool writes = exists && threadIdx.x < N;
+    StatisticsOfChannel channel;
 #pragma unroll 1
     for (int s = 0; s < p.gather.splits; s++) {
         const int num_groups = int(tiles_of(tiles_of_split(p.gather, s, Tile<N>::M), p.group_tiles));
         float origin = 0.0f;
         const MomentSums sums = join_moments<N>(groups, s * p.groups_per_split, num_groups, exists, origin, scratch);
-        if (!exists || threadIdx.x >= N) continue;
-        const double mean = sums.mean(origin), m2 = sums.sum_of_squares(), count = sums.count;
-        const double inv_std = 1.0 / sqrt(m2 / count + double(e.eps)), scale = double(floats(e.gamma)[c]) * inv_std;
-        const double var = m2 / (count - 1.0);
-        float* stats = floats(e.stats) + int64_t(s) * 3 * channels + c;
-        stats[0] = float(mean), stats[channels] = float(inv_std), stats[2 * channels] = float(var);
-        float* scale_shift = floats(e.scale_shift) + int64_t(s) * 2 * channels + c;
-        scale_shift[0] = float(scale), scale_shift[channels] = float(double(floats(e.beta)[c]) - mean * scale);
-        mean_sum += mean, var_sum += var;
+        if (writes) channel.split(p.epilogue.statistics, s, c, sums.count, sums.mean(origin), sums.sum_of_squares());
     }
-    if (!exists || threadIdx.x >= N) return;
-    // A value that is not finite makes its sum so, and differs from itself or is infinite.
-    if (e.skip && !(mean_sum - mean_sum == 0.0 && var_sum - var_sum == 0.0))
-        st_release_gpu(reinterpret_cast<uint32_t*>(e.skip), 1u);
-    if (!e.running_mean) return;
-    const double share = double(e.momentum), splits = double(p.gather.splits);
-    float* running[2] = {floats(e.running_mean) + c, floats(e.running_var) + c};
-    *running[0] = float((1.0 - share) * double(*running[0]) + share * (mean_sum / splits));
-    *running[1] = float((1.0 - share) * double(*running[1]) + share * (var_sum / splits));
+    if (writes) channel.end(p.epilogue.statistics, c);
 }
 
 // A, B, C of dy = A g + B y + C, and the gradients of gamma and beta.
@@ -122,35 +106,22 @@ template <int N>
 __device__ __forceinline__ void write_grad_tables(const Conv3dParams& p, const Partials& groups, int c, bool exists,
                                                   double* scratch) {
     const EpilogueParams& e = p.epilogue;
-    const int channels = groups.channels;
+    const bool writes = exists && threadIdx.x < N;
     const double clip = double(p.gather.t.input) * p.gather.h.input * p.gather.w.input;
-    double grad_beta = 0.0, grad_gamma[2] = {0.0, 0.0};
+    GradientOfChannel channel[2];
 #pragma unroll 1
     for (int s = 0; s < p.gather.splits; s++) {
         const int num_groups = int(tiles_of(tiles_of_split(p.gather, s, Tile<N>::M), p.group_tiles));
         double sums[3];
         join_sums<N>(sums, groups, s * p.groups_per_split, num_groups, exists, scratch);
-        if (!exists || threadIdx.x >= N) continue;
         const double count = clips_of_split(p.gather, s) * clip;
-        grad_beta += sums[0];
-#pragma unroll 1
-        for (int k = 0; k < e.num_norms; k++) {
-            const GradNormParams& norm = e.norms[k];
-            const float* stats = floats(norm.stats) + int64_t(s) * 3 * channels + c;
-            const double mean = double(stats[0]), inv_std = double(stats[channels]);
-            const double sum_gx = (k == 0 ? sums[1] : sums[2]) * inv_std;
-            const double a = double(floats(norm.gamma)[c]) * inv_std, b = -a * inv_std * (sum_gx / count);
-            float* table = floats(norm.grad_table) + int64_t(s) * 3 * channels + c;
-            table[0] = float(a), table[channels] = float(b);
-            table[2 * channels] = float(-a * (sums[0] / count) - b * mean);
-            grad_gamma[k] += sum_gx;
-        }
+#pragma unroll
+        for (int k = 0; k < 2; k++)
+            if (writes && k < e.num_norms) channel[k].split(e.norms[k].to, s, c, count, sums[0], sums[1 + k]);
     }
-    if (!exists || threadIdx.x >= N) return;
-    for (int k = 0; k < e.num_norms; k++) {
-        floats(e.norms[k].grad_gamma)[c] = float(grad_gamma[k]);
-        floats(e.norms[k].grad_beta)[c] = float(grad_beta);
-    }
+#pragma unroll
+    for (int k = 0; k < 2; k++)
+        if (writes && k < e.num_norms) channel[k].end(e.norms[k].to, c);
 }
 
 // Called by all threads of a block that has written its tile's partials. c: the thread's channel, one of N from the column's

@@ -75,7 +75,8 @@ pub struct Statistics<'a> {
     pub stats: &'a Slice,
     /// Receives `[splits][2][c_out]`.
     pub scale_shift: &'a Slice,
-    /// One u32 that becomes 1 where a statistic is not finite, and is left alone elsewhere.
+    /// One u32 that becomes 1 where a statistic is not finite, and is left alone elsewhere. Where there is one, such statistics
+    /// stay out of the running pair.
     pub skip: Option<&'a Slice>,
 }
 

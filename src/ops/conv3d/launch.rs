@@ -9,6 +9,7 @@ use super::plan::{self, OnLoad, Request};
 use super::{Conv3d, Direction};
 use crate::device::{DType, LaunchConfig, Slice, Stream, Tensor, launch};
 use crate::error::{Error, Result};
+use crate::ops::batch_norm::params::{GradientTables, StatisticsTables};
 use crate::shape::ActivationShape;
 
 /// A tensor's dtype, if there are kernels for it.
@@ -99,14 +100,19 @@ fn fill_epilogue<'a>(job: &mut Job<'a>, epilogue: &Epilogue<'a>) {
         Epilogue::Statistics(s) => {
             job.sums = 3;
             let memory = &mut job.memory;
-            (e.gamma, e.beta) = (memory.read_singly(s.gamma), memory.read_singly(s.beta));
-            (e.stats, e.scale_shift) = (memory.write_singly(s.stats), memory.write_singly(s.scale_shift));
-            if let Some(running) = s.running {
-                (e.running_mean, e.running_var) = (memory.write_singly(running.mean), memory.write_singly(running.var));
-                e.momentum = running.momentum;
-            }
-            e.eps = s.eps;
-            e.skip = s.skip.map_or(0, |flag| memory.write_singly(flag));
+            e.statistics = StatisticsTables {
+                gamma: memory.read_singly(s.gamma),
+                beta: memory.read_singly(s.beta),
+                stats: memory.write_singly(s.stats),
+                scale_shift: memory.write_singly(s.scale_shift),
+                running_mean: s.running.map_or(0, |running| memory.write_singly(running.mean)),
+                running_var: s.running.map_or(0, |running| memory.write_singly(running.var)),
+                skip: s.skip.map_or(0, |flag| memory.write_singly(flag)),
+                eps: s.eps,
+                momentum: s.running.map_or(0.0, |running| running.momentum),
+                channels: job.op.c_out as i32,
+                splits: job.op.input.n.div_ceil(job.op.input.n.div_ceil(s.splits)) as i32,
+            };
         }
         Epilogue::Evaluation(v) => {
             e.bias = v.bias.map_or(0, |b| job.memory.read(b));
@@ -193,11 +199,15 @@ fn fill_grad_epilogue<'a>(job: &mut Job<'a>, epilogue: &GradEpilogue<'a>, grad_i
     for (to, norm) in e.norms.iter_mut().zip(epilogue.norms) {
         *to = GradNormParams {
             y: job.memory.read(norm.y.memory()),
-            stats: job.memory.read(norm.stats),
-            gamma: job.memory.read_singly(norm.gamma),
-            grad_table: job.memory.write_singly(norm.grad_table),
-            grad_gamma: job.memory.write_singly(norm.grad_gamma),
-            grad_beta: job.memory.write_singly(norm.grad_beta),
+            to: GradientTables {
+                stats: job.memory.read(norm.stats),
+                gamma: job.memory.read_singly(norm.gamma),
+                grad_table: job.memory.write_singly(norm.grad_table),
+                grad_gamma: job.memory.write_singly(norm.grad_gamma),
+                grad_beta: job.memory.write_singly(norm.grad_beta),
+                channels: job.op.input.c as i32,
+                is_centred: 0,
+            },
             y_pitch: norm.y.pitch_c() as i32,
             reserved: 0,
         };

@@ -6,6 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::Conv3d;
 use crate::device::{Slice, Tensor};
+use crate::ops::batch_norm::params::{GradientTables, StatisticsTables};
 use crate::shape::ActivationShape;
 
 /// The address of a slice, 0 for none.
@@ -95,11 +96,7 @@ pub(super) struct PrologueParams {
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub(super) struct GradNormParams {
     pub y: u64,
-    pub stats: u64,
-    pub gamma: u64,
-    pub grad_table: u64,
-    pub grad_gamma: u64,
-    pub grad_beta: u64,
+    pub to: GradientTables,
     pub y_pitch: i32,
     pub reserved: i32,
 }
@@ -111,16 +108,8 @@ pub(super) struct EpilogueParams {
     pub add: u64,
     pub mask: u64,
     pub mask_table: u64,
-    pub gamma: u64,
-    pub beta: u64,
-    pub stats: u64,
-    pub scale_shift: u64,
-    pub running_mean: u64,
-    pub running_var: u64,
-    pub skip: u64,
+    pub statistics: StatisticsTables,
     pub norms: [GradNormParams; 2],
-    pub eps: f32,
-    pub momentum: f32,
     pub add_pitch: i32,
     pub mask_pitch: i32,
     pub has_relu: i32,
@@ -180,10 +169,10 @@ pub(super) struct PackPairsParams {
 
 const _: () = assert!(size_of::<PackPairsParams>() == 32);
 const _: () = assert!(size_of::<PrologueParams>() == 56 && offset_of!(PrologueParams, has_relu) == 48);
-const _: () = assert!(size_of::<GradNormParams>() == 56 && offset_of!(EpilogueParams, norms) == 88);
-const _: () = assert!(size_of::<EpilogueParams>() == 224 && size_of::<ConvGather>() == 104);
-const _: () = assert!(size_of::<Params>() == 496 && offset_of!(Params, gather) == 336);
-const _: () = assert!(offset_of!(Params, source_chunks) == 440 && size_of::<PrologueOnlyParams>() == 88);
+const _: () = assert!(size_of::<GradNormParams>() == 64 && offset_of!(EpilogueParams, norms) == 104);
+const _: () = assert!(size_of::<EpilogueParams>() == 248 && size_of::<ConvGather>() == 104);
+const _: () = assert!(size_of::<Params>() == 520 && offset_of!(Params, gather) == 360);
+const _: () = assert!(offset_of!(Params, source_chunks) == 464 && size_of::<PrologueOnlyParams>() == 88);
 
 #[cfg(test)]
 mod tests {
