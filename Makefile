@@ -62,6 +62,10 @@ lint: ## formatting, clippy, where unsafe lives, licences of the dependencies, t
 doc: ## the crate's documentation, with warnings as errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
+.PHONY: kernel-report
+kernel-report: cuda-toolkit ## registers, shared memory, spills and instructions of all kernels as a table, on standard output
+	@python3 scripts/kernel_report.py
+
 .PHONY: bench
 bench: ## every kernel's bench
 	cargo bench --bench kernels

@@ -4,6 +4,7 @@
 # `.cuda` in the repository points there. Running it again costs nothing; an interrupted run is finished by the next.
 #
 #   scripts/cuda_toolkit.sh             fills the cache and links .cuda
+#   scripts/cuda_toolkit.sh disassembler   brings cuobjdump and nvdisasm (5 MB) into the cache and prints their folder
 #   VCYCLE_CUDA_CACHE=DIR …             another cache than ~/.cache/vcycle-cuda-13.0
 set -euo pipefail
 
@@ -15,6 +16,8 @@ WHEELS=(
   nvidia-cuda-runtime==13.0.96
   nvidia-cuda-cccl==13.0.85
 )
+# Only `make kernel-report` wants them. Earlier releases have no wheels; these read what nvcc 13.0 writes.
+DISASSEMBLER=(nvidia-cuda-cuobjdump==13.2.78 nvidia-cuda-nvdisasm==13.2.78)
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
 cache=${VCYCLE_CUDA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vcycle-cuda-13.0}
@@ -51,6 +54,21 @@ fill_cache() {
     || die "pip download failed; with a toolkit of your own set CUDA_HOME or NVCC instead"
   unpack_wheels
 }
+
+if [ "${1:-}" = disassembler ]; then
+  bin=$cache/disassembler/nvidia/cu13/bin
+  if [ ! -x "$bin/nvdisasm" ] || [ ! -x "$bin/cuobjdump" ]; then
+    unpacked=$(mktemp -d)
+    trap 'rm -rf "$unpacked"' EXIT
+    python3 -m pip download --quiet --no-deps --only-binary=:all: --dest "$unpacked" "${DISASSEMBLER[@]}" >&2 \
+      || die "pip download failed; put cuobjdump and nvdisasm of a toolkit on PATH instead"
+    mkdir -p "$cache/disassembler"
+    for wheel in "$unpacked"/*.whl; do python3 -m zipfile -e "$wheel" "$cache/disassembler"; done
+    chmod +x "$bin"/*
+  fi
+  echo "$bin"
+  exit 0
+fi
 
 # A toolkit of the machine's own serves as well, where build.rs looks for one.
 for home in "${CUDA_HOME:-}" /usr/local/cuda; do

@@ -21,7 +21,8 @@ pub struct LaunchConfig {
 /// the very size of the kernel's own type: as a rule one plain struct by value (`bytemuck::bytes_of`), after it tensor
 /// maps, if any. They are copied before the call returns.
 ///
-/// With `VCYCLE_SYNC=1` in the environment every launch is waited for, so that an error names the op that caused it.
+/// With `VCYCLE_SYNC=1` in the environment every launch is waited for, so that an error names the op that caused it; with
+/// `VCYCLE_PRINT_LAUNCHES=1` each is printed before it starts.
 ///
 /// # Errors
 /// `Unsupported` on a device that runs no kernels, `Driver` when the kernel is unknown, refused or fails.
@@ -31,6 +32,10 @@ pub struct LaunchConfig {
 ///   is as large as the kernel's contract says for the other parameters.
 /// - Nobody else reads what the kernel writes, or writes what it reads or writes, until it has finished.
 pub unsafe fn launch(stream: &Stream, op: &str, kernel: &str, config: LaunchConfig, arguments: &[&[u8]]) -> Result<()> {
+    if prints_launches() {
+        let LaunchConfig { grid, block, shared_bytes } = config;
+        eprintln!("launch {op}: {kernel}, grid {grid:?}, block {block:?}, {shared_bytes} bytes shared");
+    }
     match stream.device() {
         Device::Cpu => {
             return Err(Error::unsupported(
@@ -85,6 +90,11 @@ unsafe fn launch_on_gpu(
             &mut pointers[..arguments.len()],
         )
     })
+}
+
+fn prints_launches() -> bool {
+    static PRINTS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *PRINTS.get_or_init(|| std::env::var_os("VCYCLE_PRINT_LAUNCHES").is_some_and(|v| v == "1"))
 }
 
 fn waits_after_each_launch() -> bool {
