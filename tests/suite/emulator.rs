@@ -1,11 +1,13 @@
 //! Tests of the kernel emulator (kernels/simt).
 //!
 //! `unit`: one case a wrapper of kernels/common/ptx.cuh, for any device that runs kernels: what the emulator gives must be
-//! the bits that a plain computation here gives, and so must what a GPU gives. `fault`: kernels with a mistake, which the
-//! emulator must find.
+//! the bits that a plain computation here gives, and so must what a GPU gives. `calibration`: what GPUs gave, in files.
+//! `on_a_gpu`: each kernel in a process of its own. `fault`: kernels with a mistake, which the emulator must find.
 
+mod calibration;
 #[cfg(feature = "simt")]
 mod fault;
+mod on_a_gpu;
 mod unit;
 mod unit_copies;
 mod unit_matrix;
@@ -14,7 +16,8 @@ mod unit_tma;
 mod unit_warp;
 mod unit_wgmma;
 
-use vcycle::device::{Device, kernels};
+#[cfg(feature = "simt")]
+use vcycle::device::Device;
 
 /// All cases.
 fn unit_cases() -> Vec<unit::UnitCase> {
@@ -51,53 +54,20 @@ fn every_unit_kernel_has_a_case() {
     }
 }
 
-/// The same cases on a GPU, where one is and the unit kernels are compiled in: what calibrates the emulator.
-#[test]
-fn every_instruction_gives_its_meaning_on_a_gpu() {
-    let device = match vcycle::device::CudaDevice::open(0) {
-        Ok(device) => Device::Cuda(device),
-        Err(reason) => {
-            assert!(std::env::var_os("VCYCLE_REQUIRE_GPU").is_none(), "VCYCLE_REQUIRE_GPU is set: {reason}");
-            return eprintln!("SKIPPED: unit kernels on a GPU: {reason}");
-        }
-    };
-    let (mut passed, mut failures) = (0, Vec::new());
-    for case in unit_cases() {
-        if !kernels::KERNELS.iter().any(|kernel| kernel.name == case.kernel) {
-            continue;
-        }
-        match case.check(&device) {
-            Ok(()) => passed += 1,
-            Err(error) => failures.push(format!("{}: {error}", case.name)),
-        }
-    }
-    println!("{passed} unit cases passed on {device}");
-    assert!(failures.is_empty(), "{} of {} fail:\n{}", failures.len(), passed + failures.len(), failures.join("\n"));
-    if passed == 0 {
-        eprintln!("SKIPPED: the unit kernels are not compiled into this program");
-    }
-}
-
 /// A wrapper without emulation would not compile in the emulator's build, one without a unit kernel would go untested.
 #[test]
 fn every_wrapper_is_emulated_and_has_a_unit_kernel() {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");
-    if !std::path::Path::new(root).is_dir() {
+    let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels"));
+    if !root.is_dir() {
         return eprintln!("SKIPPED: the sources of the kernels are not here");
     }
-    let text = |path: &str| std::fs::read_to_string(format!("{root}/{path}")).unwrap_or_else(|e| panic!("{path}: {e}"));
-    let all = |paths: &[&str]| paths.iter().map(|path| text(path)).collect::<String>();
-    let wrappers = all(&["common/ptx.cuh", "common/ptx_sm90.cuh", "common/ptx_wgmma.cuh"]);
-    let emulation = text("simt/ptx_emulation.hpp");
-    let units = all(&[
-        "unit/unit.cuh",
-        "unit/copies.cu",
-        "unit/matrix.cu",
-        "unit/matrix_sm90.cu",
-        "unit/tma_sm90.cu",
-        "unit/warp.cu",
-        "unit/wgmma_sm90.cu",
-    ]);
+    let text = |path: &std::path::Path| std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+    let all = |folder: &str, prefix: &str| -> String {
+        let files = std::fs::read_dir(root.join(folder)).expect(folder).map(|entry| entry.expect(folder));
+        files.filter(|f| f.file_name().to_string_lossy().starts_with(prefix)).map(|f| text(&f.path())).collect()
+    };
+    let (wrappers, units) = (all("common", "ptx"), all("unit", ""));
+    let emulation = text(&root.join("simt/ptx_emulation.hpp"));
     let names: std::collections::BTreeSet<&str> = wrappers
         .lines()
         .filter_map(|line| line.strip_prefix("PTX_FUNCTION ")?.split('(').next()?.rsplit(' ').next())
