@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly MAX_MIB=40
+readonly SMALL_TESTS='.*::(.*small_integers_are_exact(_on_every_executor)?|whole_(numbers|pixels)_are_exact|powers_of_two_are_exact|sums_of_integer_gradients_are_exact|max_of_integers_is_exact_and_the_first_of_equals_wins|kernels_move_every_type|the_mask_is_the_same_on_every_executor|a_label_that_is_no_class_shows|batch_norm_and_relu_on_load|a_nan_sets_the_skip_flag|the_table_is_the_gradient_of_batch_norm)'
 profile=${VCYCLE_BUNDLE_PROFILE:-release}
 bundle=dist/gpu
 export VCYCLE_UNIT_KERNELS=1  # one kernel an instruction, so that the GPU can be compared with the emulator
@@ -37,7 +38,21 @@ done
 cp -r tests/cases "$bundle/cases"
 cp scripts/gpu_run.sh "$bundle/run.sh"
 cp scripts/gpu_peer_resample.py "$bundle/peer_resample.py"
+if [ -f benches/peer/conv3d_peer.py ]; then cp benches/peer/conv3d_peer.py "$bundle/peer_conv3d.py"; fi
 chmod +x "$bundle/run.sh"
+
+# The ops are the folders of kernels; one small test of each is for compute-sanitizer, under which a kernel takes long.
+tests=$("$bundle/suite" --list 2>/dev/null | sed -n 's/: test$//p')
+for folder in kernels/*/; do
+  op=$(basename "$folder")
+  case $op in common | simt | unit) continue ;; esac
+  grep -q "^$op::" <<< "$tests" || die "no test of the op $op"
+  echo "$op"
+done > "$bundle/ops"
+grep -xE "$SMALL_TESTS" <<< "$tests" > "$bundle/small_tests" || die "none of the small tests is there"
+while read -r op; do
+  grep -q "^$op::" "$bundle/small_tests" || die "no small test of the op $op: name one in SMALL_TESTS"
+done < "$bundle/ops"
 {
   echo "commit $(git rev-parse HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD 2>/dev/null || echo ' with local changes')"
   echo "built $(date -u +%Y-%m-%dT%H:%M:%SZ) with $(rustc --version)"

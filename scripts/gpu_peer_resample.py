@@ -3,7 +3,10 @@ the box, uint8 to float, trilinear interpolate, normalise, flip, cast to bf16, c
 index. Shapes are those of benches/kernels/resample.rs.
 
     python3 gpu_peer_resample.py tests/cases/resample.toml
+
+With VCYCLE_RESULTS=results.tsv of the GPU bundle, whose stage `bench` has run, it also prints a line `peer ID OURS_MS THEIRS_MS`.
 """
+import os
 import re
 import sys
 
@@ -19,6 +22,14 @@ def grids(path):
     for block in open(path, encoding="utf-8").read().split("\n[[grid]]")[1:]:
         fields = dict(re.findall(r'^(\w+) = "?([\w]+)"?', block, re.MULTILINE))
         yield fields["name"], int(fields["clips"]), int(fields["frames"]), int(fields["crop"])
+
+
+def ours():
+    """id -> median ms of our benches, where the bundle has measured them."""
+    path = os.environ.get("VCYCLE_RESULTS", "")
+    lines = open(path, encoding="utf-8").read().splitlines() if os.path.exists(path) else []
+    rows = [line.split("\t") for line in lines]
+    return {row[2]: float(row[3]) / 1e6 for row in rows if row[1] == "bench"}
 
 
 def resample(clips, frames, crop, mean, std):
@@ -59,6 +70,9 @@ def main():
         times.sort()
         print(f"resample_forward/{name}/pytorch_bf16_n{count} median {times[ROUNDS // 2]:.3f} ms, "
               f"fastest {times[0]:.3f} ms, {count / times[ROUNDS // 2] * 1e3:.0f} clips/s")
+        mine = ours().get(f"resample_forward/{name}/linear_cuda_bf16_n{count}")
+        if mine:
+            print(f"peer\tresample_forward/{name}_n{count}\t{mine:.4f}\t{times[ROUNDS // 2]:.4f}")
         del sources, clips
 
 

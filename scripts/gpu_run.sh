@@ -1,71 +1,222 @@
 #!/usr/bin/env bash
 # Tests and measures the kernels on a machine with a GPU and its driver; needs nothing else. Part of the GPU bundle.
 #
-#   ./run.sh             results in ./results, or in $OUT where it is set: at most 8 files of at most 16 MiB
-#   ./run.sh test        only the tests;   ./run.sh bench   only the speed
+#   ./run.sh                all stages;   ./run.sh unit tests   these
+#   ./run.sh list           the stages and what they do
 #
-# Every stage runs, whatever the others did; the exit status is 0 only if all of them passed.
+# Results go to ./results, or to $OUT where it is set: results.json and results.md, results.tsv that both are made of, a log a
+# group of stages, and calibration.tar.gz; at most 8 files of at most 16 MiB. A stage run again replaces what it said before.
+# To join results of several machines or calls: cat their results.tsv into one, and ./run.sh summary.
+#
+# A stage is ended after VCYCLE_STAGE_SECONDS, 470 unless told: each fits into a call of 8 minutes. Every stage runs, whatever
+# the others did; the exit status is 0 only if none failed.
+# shellcheck disable=SC2329 # stages are called by name
 set -uo pipefail
 [ -z "${OUT:-}" ] || { mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd); }
 cd "$(dirname "$0")" || exit 1
 out=${OUT:-$PWD/results}
-mkdir -p "$out"
-what=${1:-all}
-readonly MAX_BYTES=$((16 << 20))
-export VCYCLE_CASES=$PWD/cases VCYCLE_REQUIRE_GPU=1 VCYCLE_DEVICE=cuda
+mkdir -p "$out" || exit 1
+readonly MAX_BYTES=$((16 << 20)) LIMIT_S=${VCYCLE_STAGE_SECONDS:-470}
+export VCYCLE_CASES=$PWD/cases VCYCLE_REQUIRE_GPU=1 VCYCLE_DEVICE=cuda VCYCLE_RESULTS=$out/results.tsv
+
+# name, group of logs, what it does
+readonly STAGES="report log_tests the device, the driver, the program
+unit log_tests one kernel a PTX instruction; what they write goes to calibration.tar.gz
+tests log_tests the kernel tests of every op, each op in a process of its own
+sync log_tests the same, waiting after each launch
+sanitizer log_sanitizer memcheck, racecheck and synccheck over a small test of each op
+bench log_bench criterion over every kernel
+peer log_peer PyTorch beside resample
+peer_conv3d log_peer PyTorch beside the convolutions"
+
+# ---- stages: each runs in a process of its own and prints its log --------------------------------------------------
+# What goes into results.tsv are the lines that begin with `=result` and a tab.
+result() { printf '=result\t%s\n' "$(IFS=$'\t'; echo "$*")"; }
+skip() { echo "SKIPPED: $*"; exit 77; }
+# Sets `gpu` to its name, memory and so on, as `vcycle devices` says it.
+need_gpu() {
+  local devices
+  devices=$(./vcycle devices 2>&1)
+  gpu=$(sed -nE 's/^  cuda  *(cuda:.* SMs.*)/\1/p' <<< "$devices")
+  [ -n "$gpu" ] || { echo "no device: $(grep -m 1 '^  cuda ' <<< "$devices" | sed 's/^  cuda *none: //')"; exit 78; }
+}
+
+stage_report() {
+  cat VERSION
+  ./vcycle devices
+  result fact commit "$(sed -n 's/^commit //p' VERSION)"
+  if command -v nvidia-smi > /dev/null; then
+    nvidia-smi
+    result fact driver "$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1)"
+  fi
+  need_gpu
+  result fact device "$gpu"
+}
+
+stage_unit() {
+  need_gpu
+  local name status
+  name=$(sed -E 's/^cuda:[0-9]+, //; s/ \(.*//' <<< "$gpu" | tr -cs '[:alnum:]\n' _ | tr '[:upper:]' '[:lower:]')
+  mkdir -p "$scratch/$name"
+  VCYCLE_CALIBRATION_OUT=$scratch/$name ./suite --nocapture every_instruction_gives_its_meaning_on_a_gpu
+  status=$?
+  { cat "$scratch/$name/device.txt"; cat VERSION; } > "$scratch/device.txt" && mv "$scratch/device.txt" "$scratch/$name/"
+  tar -C "$scratch" -czf "$out/calibration.tar.gz" "$name"
+  result fact calibration "$(find "$scratch/$name" -name '*.jsonl' | wc -l) kernels in calibration.tar.gz, folder $name"
+  exit "$status"
+}
+
+# Each op in a process of its own, since a fault of a kernel spoils the rest of its process. What failed runs once more by
+# itself, and tells each launch before it starts.
+stage_tests() {
+  need_gpu
+  local op failed=0 log=$scratch/op.log
+  for op in device $(cat ops); do
+    ./suite --test-threads 1 "$op::" 2>&1 | tee "$log"
+    if grep -q '^test result: ok' "$log"; then
+      result test "$op" pass "$(grep -c '^test .* ok$' "$log") passed"
+      continue
+    fi
+    failed=1
+    local names=() name
+    # Of a process that died, the test under way is the last line without a verdict.
+    mapfile -t names < <(sed -nE 's/^test ([a-z0-9_:]+) \.\.\. FAILED$/\1/p; $s/^test ([a-z0-9_:]+) \.\.\. .*$/\1/p' "$log" | sort -u)
+    result test "$op" FAIL "${#names[@]}: ${names[*]:-it died before a test}"
+    for name in "${names[@]:0:8}"; do
+      echo "--- $name by itself"
+      VCYCLE_SYNC=1 VCYCLE_PRINT_LAUNCHES=1 timeout -k 5 60 ./suite --test-threads 1 --exact "$name" 2>&1 | tail -n 60
+    done
+  done
+  exit "$failed"
+}
+
+stage_sync() { export VCYCLE_SYNC=1; stage_tests; }
+
+stage_sanitizer() {
+  need_gpu
+  command -v compute-sanitizer > /dev/null || skip "compute-sanitizer is not installed"
+  local tool failed=0
+  for tool in memcheck racecheck synccheck; do
+    echo "--- $tool"
+    # shellcheck disable=SC2046 # one word a test
+    if timeout -k 5 $((LIMIT_S / 3)) compute-sanitizer --tool "$tool" --error-exitcode 9 ./suite --test-threads 1 --exact $(cat small_tests); then
+      result test "$tool" pass "$(wc -w < small_tests) tests"
+    else
+      result test "$tool" FAIL "exit status $? (124: its third of the time was over)"
+      failed=1
+    fi
+  done
+  exit "$failed"
+}
+
+stage_bench() {
+  need_gpu
+  local count ms
+  count=$(./kernels_bench --bench --list 2>/dev/null | grep -c ': benchmark$')
+  # Half of the time for the setups between the measurements; a third of the rest to warm up.
+  ms=$((LIMIT_S * 1000 / 2 / (count > 0 ? count : 1)))
+  [ "$ms" -le 3000 ] || ms=3000
+  echo "$count benches, $ms ms each"
+  CRITERION_HOME=$scratch/criterion ./kernels_bench --bench --noplot --sample-size 10 \
+    --warm-up-time "$(seconds $((ms / 3)))" --measurement-time "$(seconds $((ms * 2 / 3)))" 2>&1 | bench_times
+  exit "${PIPESTATUS[0]}"
+}
+seconds() { printf '%d.%03d' $(($1 / 1000)) $(($1 % 1000)); }
+# `id time: [low median high]`, on one line or, for a long id, on two.
+bench_times() {
+  LC_ALL=C awk '{ print } /^[a-z0-9_]+\// { id = $1 }
+    match($0, /time: +\[[^]]*\]/) {
+      split(substr($0, RSTART, RLENGTH), t, /[][ ]+/)
+      unit["ps"] = 1e-3; unit["ns"] = 1; unit["µs"] = 1e3; unit["us"] = 1e3; unit["ms"] = 1e6; unit["s"] = 1e9
+      printf "=result\tbench\t%s\t%.1f\t%.1f\t%.1f\n", id, t[4] * unit[t[5]], t[2] * unit[t[3]], t[6] * unit[t[7]]
+    } { fflush() }'
+}
+
+# A peer prints, among other things, lines `peer ID OURS_MS THEIRS_MS` with tabs between.
+peer() {
+  need_gpu
+  [ -f "$1" ] || skip "$1 is not in this bundle"
+  python3 -c 'import torch; assert torch.cuda.is_available()' 2> /dev/null || skip "there is no PyTorch with CUDA"
+  PYTHONUNBUFFERED=1 python3 "$@" 2>&1 \
+    | awk -F '\t' '{ print } $1 == "peer" { printf "=result\tpeer\t%s\t%s\t%s\n", $2, $3, $4 } { fflush() }'
+  exit "${PIPESTATUS[0]}"
+}
+stage_peer() { peer peer_resample.py cases/resample.toml; }
+stage_peer_conv3d() { peer peer_conv3d.py; }
+
+# ---- results --------------------------------------------------------------------------------------------------------
+# results.tsv: stage, kind (stage, fact, test, bench, peer), and what the kind says.
+render() {
+  LC_ALL=C awk -F '\t' -v json="$out/results.json" -v md="$out/results.md" '
+    function text(s) { gsub(/\\/, "\\\\", s); gsub(/"/, "\\\"", s); gsub(/[[:cntrl:]]/, " ", s); return "\"" s "\"" }
+    function row(list, s) { n[list]++; lines[list] = lines[list] (n[list] > 1 ? ",\n" : "") "    " s }
+    function cell(list, s) { cells[list] = cells[list] s "\n" }
+    $2 == "fact" { row("facts", text($3) ": " text($4)); cell("facts", "- " $3 ": " $4) }
+    $2 == "stage" { row("stages", "{\"stage\": " text($1) ", \"outcome\": " text($3) ", \"seconds\": " $4 ", \"note\": " text($5) "}")
+                    cell("stages", "| " $1 " | " $3 " | " $4 " | " $5 " |") }
+    $2 == "test" { row("tests", "{\"stage\": " text($1) ", \"of\": " text($3) ", \"outcome\": " text($4) ", \"note\": " text($5) "}")
+                   cell("tests", "| " $1 " | " $3 " | " $4 " | " $5 " |") }
+    $2 == "bench" { row("benches", "{\"id\": " text($3) ", \"median_ns\": " $4 ", \"low_ns\": " $5 ", \"high_ns\": " $6 "}")
+                    cell("benches", sprintf("| %s | %.4f |", $3, $4 / 1e6)) }
+    $2 == "peer" && $5 > 0 && $4 > 0 {
+                   row("peers", "{\"id\": " text($3) ", \"ours_ms\": " $4 ", \"theirs_ms\": " $5 ", \"ratio\": " sprintf("%.4f", $4 / $5) "}")
+                   cell("peers", sprintf("| %s | %s | %s | %.3f |", $3, $4, $5, $4 / $5)); logs += log($4 / $5) }
+    END {
+      printf "{\n  \"facts\": {\n%s\n  }", lines["facts"] > json
+      split("stages tests benches peers", lists, " ")
+      for (i = 1; i <= 4; i++) printf ",\n  \"%s\": [\n%s\n  ]", lists[i], lines[lists[i]] > json
+      if (n["peers"]) printf ",\n  \"geometric_mean_of_ratios\": %.4f", exp(logs / n["peers"]) > json
+      print "\n}" > json
+      printf "# Results of the GPU bundle\n\n%s\n| stage | outcome | seconds | note |\n|---|---|--:|---|\n%s", cells["facts"], cells["stages"] > md
+      if (n["tests"]) printf "\n| stage | of | outcome | note |\n|---|---|---|---|\n%s", cells["tests"] > md
+      if (n["peers"]) printf "\n| beside PyTorch | ours, ms | theirs, ms | ratio |\n|---|--:|--:|--:|\n%s\nGeometric mean of the ratios: %.3f\n", cells["peers"], exp(logs / n["peers"]) > md
+      if (n["benches"]) printf "\n| bench | median, ms |\n|---|--:|\n%s", cells["benches"] > md
+    }' "$VCYCLE_RESULTS"
+}
+
+# run_stage NAME LOG: in a process of its own with the time limit; its lines replace what results.tsv had of it.
+run_stage() {
+  local name=$1 file=$out/$2.txt begin=$SECONDS status outcome note
+  echo "=== $name"
+  timeout -k 10 "$LIMIT_S" bash ./run.sh --inside "$name" > "$scratch/log" 2>&1
+  status=$?
+  case $status in
+    0) outcome=pass note="" ;;
+    77) outcome=SKIPPED note=$(sed -n 's/^SKIPPED: //p' "$scratch/log" | tail -n 1) ;;
+    78) outcome="NO DEVICE" note=$(sed -n 's/^no device: //p' "$scratch/log" | tail -n 1) ;;
+    124 | 137) outcome=STOPPED note="not done within its limit of $LIMIT_S s; $2.txt shows how far it came" ;;
+    *) outcome=FAIL note="exit status $status: $(grep -v '^=result' "$scratch/log" | grep . | tail -n 1 | cut -c1-200)" ;;
+  esac
+  [ "$outcome" = pass ] || [ "$outcome" = SKIPPED ] || failed=1
+  touch "$VCYCLE_RESULTS"
+  {
+    awk -F '\t' -v name="$name" '$1 != name' "$VCYCLE_RESULTS"
+    printf '%s\tstage\t%s\t%s\t%s\n' "$name" "$outcome" $((SECONDS - begin)) "${note//$'\t'/ }"
+    sed -n "s/^=result\t/$name\t/p" "$scratch/log"
+  } > "$scratch/tsv" && mv "$scratch/tsv" "$VCYCLE_RESULTS"
+  { cat "$file" 2>/dev/null; echo "=== $name: $outcome"; grep -v '^=result' "$scratch/log"; } > "$scratch/joined"
+  tail -c "$MAX_BYTES" "$scratch/joined" > "$file"
+  echo "$name: $outcome, $((SECONDS - begin)) s${note:+: $note}"
+  render
+}
+
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-failed=()
-
-# stage NAME FILE COMMAND…: runs it, keeps what it says (the end of it, should it be long) and notes a failure.
-stage() {
-  local name=$1 file=$out/$2; shift 2
-  echo "=== $name" | tee "$scratch/log"
-  "$@" >> "$scratch/log" 2>&1
-  local status=$?
-  echo "exit status $status" >> "$scratch/log"
-  tail -c "$MAX_BYTES" "$scratch/log" > "$file"
-  [ "$status" -eq 0 ] || failed+=("$name")
-  tail -n 3 "$file"
-}
-
-report() {
-  cat VERSION
-  ./vcycle devices || return
-  command -v nvidia-smi >/dev/null && nvidia-smi
-  grep -q '^  cuda .*SMs' <<< "$(./vcycle devices)" || { echo "no GPU can be used"; return 1; }
-}
-
-sanitize() {
-  # memcheck and racecheck are slow: one test with every kernel variant is enough.
-  for tool in memcheck racecheck; do
-    compute-sanitizer --tool "$tool" --error-exitcode 9 ./suite --test-threads 1 cases_agree_with_the_reference || return
-  done
-}
-
-has_torch() { command -v python3 >/dev/null && python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; }
-
-stage "device report" 1_devices.txt report
-if [ "$what" != bench ]; then
-  stage "tests on the GPU" 2_tests.txt ./suite --test-threads 1 emulator:: conv3d:: resample:: resize:: batch_norm:: pool3d:: pointwise:: device:: attention:: dropout:: linear:: sgd:: softmax_loss::
-  VCYCLE_SYNC=1 stage "tests, waiting after each launch" 3_tests_sync.txt ./suite --test-threads 1 conv3d:: resample:: resize:: batch_norm:: pool3d:: pointwise:: attention:: ::everywhere::
-  if command -v compute-sanitizer >/dev/null; then
-    stage "compute-sanitizer" 4_sanitizer.txt sanitize
-  else
-    echo "SKIPPED: compute-sanitizer is not installed" | tee "$out/4_sanitizer.txt"
-  fi
+if [ "${1:-}" = --inside ]; then
+  "stage_$2"
+  exit
 fi
-if [ "$what" != test ]; then
-  CRITERION_HOME=$scratch/criterion stage "speed" 5_bench.txt \
-    ./kernels_bench --bench --noplot --warm-up-time 1 --measurement-time 2 'conv3d|resample|resize|batch_norm|pool3d|pointwise|attention|dropout|linear|sgd|softmax_loss'
-  if has_torch; then
-    stage "speed of PyTorch" 6_bench_pytorch.txt python3 peer_resample.py cases/resample.toml
-  else
-    echo "SKIPPED: there is no PyTorch with CUDA" | tee "$out/6_bench_pytorch.txt"
-  fi
-fi
-{
-  cat VERSION
-  if [ ${#failed[@]} -eq 0 ]; then echo "all stages passed"; else printf 'FAILED: %s\n' "${failed[@]}"; fi
-} | tee "$out/0_summary.txt"
-[ ${#failed[@]} -eq 0 ]
+if [ "${1:-}" = list ]; then sed -E 's/^(\w+) \w+ /\1: /' <<< "$STAGES"; exit; fi
+if [ "${1:-}" = summary ]; then render; cat "$out/results.md"; exit; fi
+
+wanted=("$@")
+[ $# -gt 0 ] || mapfile -t wanted < <(cut -d' ' -f1 <<< "$STAGES")
+for name in "${wanted[@]}"; do
+  grep -q "^$name " <<< "$STAGES" || { echo "no stage $name; there are: $(cut -d' ' -f1 <<< "$STAGES" | tr '\n' ' ')" >&2; exit 2; }
+done
+command -v timeout > /dev/null || { echo "run.sh needs timeout (coreutils)" >&2; exit 2; }
+failed=0
+for name in "${wanted[@]}"; do run_stage "$name" "$(sed -n "s/^$name \([a-z_]*\) .*/\1/p" <<< "$STAGES")"; done
+echo
+sed '/^| bench /,$d' "$out/results.md"
+exit "$failed"
