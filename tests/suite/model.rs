@@ -1,10 +1,12 @@
 //! Models, plans and networks: golden forward and backward passes, golden training traces, plans and state.
 
 mod fused_plan;
+mod fused_step;
 mod golden_models;
 mod golden_train;
 mod network;
 mod plan;
+mod reference;
 
 use serde_json::Value;
 use vcycle::device::Device;

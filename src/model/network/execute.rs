@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::Network;
 use super::prepare::PreparedStep;
 use crate::device::Slice;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::plan::StepOp;
 use crate::ops::dropout::{self, Dropout};
 use crate::ops::{batch_norm, conv3d, linear, pool3d, softmax_loss};
@@ -69,18 +69,26 @@ impl Network {
                 dropout::apply(s, &op, &x[input], &x[output])
             }
             StepOp::Linear { weight, bias, input, output, .. } => {
-                linear::forward(s, &x[input], &a.param[weight], Some(&a.param[bias]), &x[output])
+                let (weight, bias) = (self.weights(weight), Some(&a.param[bias]));
+                linear::forward_with(s, &x[input], weight, bias, &x[output], workspace)
             }
             StepOp::LinearBackward { weight, bias, input, grad_output, grad_input, .. } => {
-                let (weight, grad_weight, grad_bias) = (&a.param[weight], &a.grad[weight], Some(&a.grad[bias]));
-                linear::backward(s, &x[input], weight, &x[grad_output], &x[grad_input], grad_weight, grad_bias)
+                let (grad_weight, grad_bias) = (&a.grad[weight], Some(&a.grad[bias]));
+                let (weight, grad_input) = (self.weights(weight), &x[grad_input]);
+                let (input, grad_output) = (&x[input], &x[grad_output]);
+                linear::backward_with(s, input, weight, grad_output, grad_input, grad_weight, grad_bias, workspace)
             }
             StepOp::CrossEntropy { logits, scale, loss, grad_logits } => {
                 softmax_loss::cross_entropy(s, &x[logits], &step.labels, scale, x[loss].memory(), &x[grad_logits])
             }
             StepOp::Softmax { logits, probabilities } => softmax_loss::softmax(s, &x[logits], &x[probabilities]),
-            StepOp::Fused(_) => Err(Error::unsupported("network", "the fused form cannot run yet; use Device::Cpu")),
+            StepOp::Fused(ref op) => self.launch_fused(step, op),
         }
+    }
+
+    /// A parameter in the type that the ops take: f32, or its 16-bit copy.
+    fn weights(&self, param: usize) -> &Slice {
+        self.kernel.as_ref().map_or(&self.arrays.param[param], |kernel| &kernel.copy[param])
     }
 
     fn launch_batch_norm(&self, step: &PreparedStep, op: &StepOp) -> Result<()> {

@@ -25,6 +25,8 @@
 //! ```
 
 mod execute;
+mod fused;
+mod kernel_arrays;
 mod precise;
 mod prepare;
 mod profile;
@@ -38,11 +40,12 @@ use crate::device::{Buffer, DType, Device, Slice, Stream, Tensor};
 use crate::error::{Error, Result};
 use crate::model::init::initial_values;
 use crate::model::layers::Model;
-use crate::model::plan::{Mode, Plan};
+use crate::model::plan::{Lowering, Mode, Plan};
 use crate::ops::batch_norm;
-use crate::ops::sgd::{self, Sgd};
+use crate::ops::sgd::{self, RangeTable, Sgd};
 use crate::optimizer::{SgdConfig, param_ranges};
 use crate::shape::StepShape;
+use kernel_arrays::KernelArrays;
 use prepare::PreparedStep;
 
 /// The input of one pathway of a step: where `resample` writes.
@@ -55,12 +58,14 @@ pub struct PathwayInput {
 }
 
 /// Parameters, gradients, momenta and running statistics of a [`Model`] on a device, one flat f32 array each, and the
-/// prepared steps.
+/// prepared steps. Where kernels run, activations, their gradients and a copy of the parameters have 16 bits.
 pub struct Network {
     model: Model,
     stream: Stream,
     seed: u64,
     arrays: Arrays,
+    kernel: Option<KernelArrays>,
+    sgd_table: Option<RangeTable>,
     steps: Vec<PreparedStep>,
     workspace: Slice,
     batches_tracked: u64,
@@ -82,8 +87,11 @@ struct Arrays {
 
 impl Network {
     /// Puts `model` on `device` with first values drawn from `seed`. Nothing can run before [`Network::prepare`].
-    pub fn new(device: &Device, model: Model, seed: u64) -> Result<Network> {
-        let stream = device.stream()?;
+    pub fn new(device: &Device, mut model: Model, seed: u64) -> Result<Network> {
+        let (stream, lowering) = (device.stream()?, Lowering::of(device));
+        if lowering != Lowering::Plain {
+            model.store_input_channels(model.config.input_channels.next_multiple_of(4));
+        }
         let params = flat(device, model.params_len)?;
         let running = flat(device, model.running_len)?;
         let param = model.params.iter().map(|p| params.part(p.offset, p.stored_len())).collect::<Result<Vec<_>>>()?;
@@ -101,17 +109,25 @@ impl Network {
         }
         let (grads, momentum, workspace) = (flat(device, 0)?, flat(device, 0)?, flat(device, 0)?);
         let arrays = Arrays { params, grads, momentum, param, grad: vec![], norm };
-        Ok(Network {
+        let kernel = match lowering {
+            Lowering::Plain => None,
+            Lowering::Fused(dtype) => Some(KernelArrays::new(device, &model, dtype)?),
+        };
+        let mut network = Network {
             model,
             stream,
             seed,
             arrays,
+            kernel,
+            sgd_table: None,
             steps: vec![],
             workspace,
             batches_tracked: 0,
             has_momentum: false,
             profile: None,
-        })
+        };
+        network.values_changed()?;
+        Ok(network)
     }
 
     /// The layers.
@@ -131,11 +147,7 @@ impl Network {
 
     /// Channels that are stored a pixel of the input: 4 on GPUs, whose loads want powers of two, otherwise the clip's 3.
     pub fn stored_channels(&self) -> usize {
-        match self.device() {
-            Device::Cpu => self.model.config.input_channels,
-            #[allow(unreachable_patterns)]
-            _ => self.model.config.input_channels.next_multiple_of(4),
-        }
+        self.model.values[0].c
     }
 
     /// The plan of a prepared shape.
@@ -161,7 +173,7 @@ impl Network {
         self.run(step, execute::Pass::Forward, step_idx)?;
         self.run(step, execute::Pass::Backward, step_idx)?;
         let step = &self.steps[step];
-        step.tensors[step.plan.result].read::<f32>()
+        self.with_skip_flag(step.tensors[step.plan.result].read::<f32>()?)
     }
 
     /// The forward half of [`Network::forward_backward`]: batch statistics, logits and the loss of each clip.
@@ -170,7 +182,7 @@ impl Network {
         let step = self.step_idx(Mode::Train, shape)?;
         self.run(step, execute::Pass::Forward, step_idx)?;
         let step = &self.steps[step];
-        step.tensors[step.plan.result].read::<f32>()
+        self.with_skip_flag(step.tensors[step.plan.result].read::<f32>()?)
     }
 
     /// Logits of the last training step at `shape`, `[n][classes]`.
@@ -188,6 +200,7 @@ impl Network {
             batch_norm::update_running(&self.stream, op, stats, self.model.config.bn_momentum, mean, var)?;
         }
         self.batches_tracked += 1;
+        self.running_changed();
         Ok(())
     }
 
@@ -200,8 +213,21 @@ impl Network {
             nesterov: config.nesterov,
             first_step: !self.has_momentum,
         };
-        let a = &self.arrays;
-        sgd::step(&self.stream, &op, &param_ranges(&self.model, config), &a.params, &a.grads, &a.momentum)?;
+        let (a, ranges) = (&self.arrays, param_ranges(&self.model, config));
+        match &self.kernel {
+            None => sgd::step(&self.stream, &op, &ranges, &a.params, &a.grads, &a.momentum)?,
+            Some(kernel) => {
+                let table = match self.sgd_table.take() {
+                    Some(table) if table.ranges() == ranges => table,
+                    _ => RangeTable::new(self.stream.device(), &ranges, a.params.len())?,
+                };
+                let copy = Some(&kernel.copies);
+                let arrays = sgd::Arrays { copy, ..sgd::Arrays::new(&a.params, &a.grads, &a.momentum) };
+                sgd::step_all(&self.stream, &op, &table, &arrays, None)?;
+                self.sgd_table = Some(table);
+                self.running_changed();
+            }
+        }
         self.has_momentum = true;
         Ok(())
     }
@@ -210,6 +236,7 @@ impl Network {
     /// prepared shape may leave the rest of the input as it is, clips do not influence each other.
     pub fn forward_eval(&mut self, shape: StepShape) -> Result<Vec<f32>> {
         let step = self.step_idx(Mode::Eval, shape)?;
+        self.refresh_running_tables()?;
         self.run(step, execute::Pass::Forward, 0)?;
         let step = &self.steps[step];
         step.tensors[step.plan.result].read::<f32>()
@@ -228,7 +255,7 @@ impl Network {
         let value = self.model.stages.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
         let value =
             value.ok_or_else(|| Error::unsupported(format!("stage {name}"), "the model has none of that name"))?;
-        let never = || Error::unsupported(format!("stage {name}"), "the fused form never has it in memory by itself");
+        let never = || Error::unsupported(format!("stage {name}"), "the fused form has it in no memory by itself");
         step.tensors.get(step.plan.values[value]).ok_or_else(never)
     }
 

@@ -67,6 +67,7 @@ impl PreciseStatistics {
             to_mean.write(mean)?;
             to_var.write(var)?;
         }
+        network.running_changed();
         Ok(())
     }
 }

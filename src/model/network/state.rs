@@ -75,6 +75,7 @@ impl Network {
             slice.write(&values)?;
         }
         self.batches_tracked = tracked;
+        self.values_changed()?;
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::fused::FusedOp;
 use super::{Access, Place, Plan, StepOp, TensorId};
 use crate::ops::conv3d::{Conv3d, Direction};
 
@@ -12,7 +13,7 @@ pub struct Cost {
     pub bytes: u64,
     /// Two for each multiply-add of convolutions and projections.
     pub flops: u64,
-    /// Kernels started.
+    /// Kernels started, at most: the sum of a filter gradient's parts counts, and the packing of a stem's filter.
     pub launches: u64,
 }
 
@@ -51,7 +52,19 @@ impl Plan {
                 }
             }
         });
-        Cost { bytes, flops: 2 * op.macs(), launches: 1 }
+        Cost { bytes, flops: 2 * op.macs(), launches: self.launches_of(op) }
+    }
+
+    fn launches_of(&self, op: &StepOp) -> u64 {
+        match op {
+            StepOp::Fused(FusedOp::ConvGradFilter { .. }) => 2,
+            StepOp::Fused(FusedOp::Conv { input, .. })
+                if matches!(self.tensors[input.tensor].place, Place::Input(_)) =>
+            {
+                2
+            }
+            _ => 1,
+        }
     }
 
     /// Bytes of a step as frameworks run it, in 16 bits: batch norm, ReLU, join and the sum of two gradients each by itself.

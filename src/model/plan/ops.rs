@@ -6,6 +6,7 @@ use crate::device::Stream;
 use crate::model::layers::{NormId, ParamId};
 use crate::ops::batch_norm::{self, BatchNorm};
 use crate::ops::conv3d::{self, Conv3d, Direction};
+use crate::ops::linear;
 use crate::ops::pool3d::Pool3d;
 
 /// One op of a step, its tensors and parameters by index.
@@ -171,6 +172,10 @@ impl StepOp {
 
     /// Scratch memory that it needs on the device of `stream`, as an op of `plan`.
     pub fn workspace_bytes(&self, stream: &Stream, plan: &Plan) -> usize {
+        let projection = |input: TensorId, output: TensorId| {
+            let (input, output) = (plan.tensors[input].shape, plan.tensors[output].shape);
+            linear::workspace_bytes(stream.device(), input.num_positions(), input.c, output.c)
+        };
         match self {
             StepOp::Conv { op, .. } => conv3d::workspace_bytes(stream, op, Direction::Forward),
             StepOp::ConvGradFilter { op, .. } => conv3d::workspace_bytes(stream, op, Direction::GradFilter),
@@ -178,6 +183,8 @@ impl StepOp {
             StepOp::BatchNormTrain { op, .. } | StepOp::BatchNormBackward { op, .. } => {
                 batch_norm::workspace_bytes(stream, op)
             }
+            StepOp::Linear { input, output, .. } => projection(*input, *output),
+            StepOp::LinearBackward { input, grad_output, .. } => projection(*input, *grad_output),
             StepOp::Fused(op) => op.workspace_bytes(stream, plan.shape.splits),
             _ => 0,
         }

@@ -1,0 +1,181 @@
+//! Runs the ops of the fused form.
+
+use super::Network;
+use super::kernel_arrays::KernelArrays;
+use super::prepare::PreparedStep;
+use crate::device::Slice;
+use crate::error::{Error, Result};
+use crate::model::plan::fused::{FusedOp, Load, LoadGrad, NormGrad, NormStatistics, PlannedMask, Table};
+use crate::model::plan::{Mode, TensorId};
+use crate::ops::TICKET_BYTES;
+use crate::ops::batch_norm::{self, BatchNorm, GradTables};
+use crate::ops::conv3d::{
+    self, Epilogue, GradEpilogue, GradFilterSources, GradNorm, GradTable, Join, Mask, Prologue, Statistics,
+};
+use crate::ops::pool3d::{self, NormBefore};
+use crate::shape::ActivationShape;
+
+/// Elements of the workspace that are left to tickets.
+const TICKETS_LEN: usize = TICKET_BYTES / 4;
+
+/// What the ops of one step refer to.
+struct Run<'a> {
+    network: &'a Network,
+    kernel: &'a KernelArrays,
+    step: &'a PreparedStep,
+    splits: usize,
+}
+
+impl Network {
+    pub(super) fn launch_fused(&self, step: &PreparedStep, op: &FusedOp) -> Result<()> {
+        let kernel = self.kernel.as_ref().ok_or_else(|| {
+            Error::unsupported(
+                "network",
+                format!("{:?} does not run the fused form; plan the plain one", self.device()),
+            )
+        })?;
+        let splits = if step.plan.mode == Mode::Train { step.plan.shape.splits } else { 1 };
+        Run { network: self, kernel, step, splits }.launch(op)
+    }
+}
+
+impl<'a> Run<'a> {
+    fn launch(&self, op: &FusedOp) -> Result<()> {
+        let (s, x, workspace) = (&self.network.stream, &self.step.tensors, &self.network.workspace);
+        match *op {
+            FusedOp::Conv { ref op, filter, ref input, ref statistics, output } => {
+                let (prologue, epilogue) = (self.prologue(input), self.statistics(statistics.as_ref()));
+                let filter = &self.kernel.copy[filter];
+                let input = &x[input.tensor];
+                conv3d::forward_fused(s, op, input, prologue.as_ref(), filter, &epilogue, &x[output], workspace)
+            }
+            FusedOp::ConvGradFilter { ref op, filter, ref input, ref grad_output } => {
+                let from = GradFilterSources {
+                    input: &x[input.tensor],
+                    prologue: self.prologue(input),
+                    grad_output: &x[grad_output.g],
+                    grad_table: self.grad_table(grad_output),
+                };
+                // Its partial sums are all that it keeps there: not where the other ops have their tickets.
+                let scratch = workspace.part(TICKETS_LEN, workspace.len() - TICKETS_LEN)?;
+                conv3d::grad_filter_fused(s, op, &from, &self.network.arrays.grad[filter], None, &scratch)
+            }
+            FusedOp::ConvGradInput { ref op, filter, ref grad_output, ref store, grad_input } => {
+                let norms: Vec<GradNorm<'_>> = store.norms.iter().map(|norm| self.grad_norm(norm)).collect();
+                let to = &x[grad_input];
+                let mask = match store.mask {
+                    PlannedMask::None => Mask::None,
+                    PlannedMask::Output(output) => Mask::Output(&x[output]),
+                    PlannedMask::Recomputed(table, y) => Mask::Recomputed { scale_shift: x[table].memory(), y: &x[y] },
+                };
+                let add = store.accumulate.then_some(to);
+                let epilogue = GradEpilogue { add, mask, splits: self.splits, norms: &norms };
+                let (table, filter) = (self.grad_table(grad_output), &self.kernel.copy[filter]);
+                let g = &x[grad_output.g];
+                conv3d::grad_input_fused(s, op, g, table.as_ref(), filter, &epilogue, to, workspace)
+            }
+            FusedOp::Apply { shape, ref input, output } => self.apply(shape, input, output),
+            FusedOp::GradSums { shape, grad_output, mask, ref norm } => {
+                let (op, mask, to) = (self.batch_norm(shape), self.mask(mask), self.grad_tables(norm));
+                batch_norm::gradient_sums(s, &op, &x[norm.y], &x[grad_output], mask, &to, workspace)
+            }
+            FusedOp::Gradient { shape, grad_output, mask, ref norm, grad_input } => {
+                let (op, table, g) = (self.batch_norm(shape), x[norm.grad_table].memory(), &x[grad_output]);
+                let masked = Some((g, false));
+                batch_norm::gradient(s, &op, &x[norm.y], g, self.mask(mask), table, &x[grad_input], masked)
+            }
+            FusedOp::Pool { ref op, input, scale_shift, output, indices } => {
+                let prologue = pool3d::Prologue { scale_shift: self.table(scale_shift), splits: self.splits };
+                let indices = indices.map(|i| x[i].memory());
+                pool3d::forward_normalised(s, op, &prologue, &x[input], &x[output], indices)
+            }
+            FusedOp::PoolGradNorm { ref op, grad_output, indices, scale_shift, ref norm, grad_input } => {
+                let (scale_shift, tables) = (x[scale_shift].memory(), self.grad_tables(norm));
+                let before = NormBefore { splits: self.splits, y: &x[norm.y], scale_shift, tables };
+                let (indices, to) = (x[indices].memory(), Some(&x[grad_input]));
+                pool3d::grad_norm(s, op, &x[grad_output], indices, &before, to, workspace)
+            }
+        }
+    }
+
+    fn batch_norm(&self, shape: ActivationShape) -> BatchNorm {
+        BatchNorm { shape, splits: self.splits, eps: self.network.model.config.bn_eps, relu: true }
+    }
+
+    fn table(&self, table: Table) -> &'a Slice {
+        match table {
+            Table::Batch(tensor) => self.step.tensors[tensor].memory(),
+            Table::Running(norm) => &self.kernel.running[norm],
+        }
+    }
+
+    fn prologue(&self, load: &Load) -> Option<Prologue<'a>> {
+        let x = &self.step.tensors;
+        let join = load.join.map(|join| Join {
+            residual: &x[join.residual],
+            residual_scale_shift: join.residual_scale_shift.map(|table| self.table(table)),
+            output: join.output.map(|output| &x[output]),
+        });
+        load.scale_shift.map(|table| Prologue { scale_shift: self.table(table), splits: self.splits, join })
+    }
+
+    fn statistics(&self, of: Option<&NormStatistics>) -> Epilogue<'a> {
+        let Some(&NormStatistics { op, norm, stats, scale_shift }) = of else { return Epilogue::None };
+        let (x, norm) = (&self.step.tensors, &self.network.model.norms[norm]);
+        let params = &self.network.arrays.param;
+        Epilogue::Statistics(Statistics {
+            splits: op.splits,
+            eps: op.eps,
+            gamma: &params[norm.gamma],
+            beta: &params[norm.beta],
+            running: None,
+            stats: x[stats].memory(),
+            scale_shift: x[scale_shift].memory(),
+            skip: Some(&self.kernel.skip),
+        })
+    }
+
+    fn apply(&self, shape: ActivationShape, load: &Load, output: TensorId) -> Result<()> {
+        let (s, x) = (&self.network.stream, &self.step.tensors);
+        let Some(Prologue { scale_shift, join, .. }) = self.prologue(load) else {
+            return Err(Error::unsupported("network", "a pass that stores what is stored"));
+        };
+        let second = join.map(|join| (join.residual, join.residual_scale_shift));
+        batch_norm::apply(s, &self.batch_norm(shape), &x[load.tensor], scale_shift, second, &x[output])
+    }
+
+    fn grad_table(&self, load: &LoadGrad) -> Option<GradTable<'a>> {
+        let x = &self.step.tensors;
+        load.norm.map(|(table, y)| GradTable {
+            table: x[table].memory(),
+            y: &x[y],
+            splits: self.splits,
+            store_dy: None,
+        })
+    }
+
+    fn mask(&self, mask: PlannedMask) -> batch_norm::Mask<'a> {
+        let x = &self.step.tensors;
+        match mask {
+            PlannedMask::None => batch_norm::Mask::None,
+            PlannedMask::Output(output) => batch_norm::Mask::Output(&x[output]),
+            PlannedMask::Recomputed(table, _) => batch_norm::Mask::Recomputed(x[table].memory()),
+        }
+    }
+
+    fn grad_norm(&self, of: &NormGrad) -> GradNorm<'a> {
+        let GradTables { gamma, stats, grad_table, grad_gamma, grad_beta } = self.grad_tables(of);
+        GradNorm { y: &self.step.tensors[of.y], stats, gamma, grad_table, grad_gamma, grad_beta }
+    }
+
+    fn grad_tables(&self, of: &NormGrad) -> GradTables<'a> {
+        let (x, arrays, norm) = (&self.step.tensors, &self.network.arrays, &self.network.model.norms[of.norm]);
+        GradTables {
+            gamma: &arrays.param[norm.gamma],
+            stats: x[of.stats].memory(),
+            grad_table: x[of.grad_table].memory(),
+            grad_gamma: &arrays.grad[norm.gamma],
+            grad_beta: &arrays.grad[norm.beta],
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! A step in f64: the ops of a plan, plain or fused, through their references. `store` rounds whatever kernels keep in 16 bits,
+//! which gives the yardstick of the tests; the identity gives the meaning.
+
+use vcycle::model::layers::{Model, ParamKind};
+use vcycle::model::plan::fused::{FusedOp, Load, LoadGrad, NormGrad, PlannedMask, Table};
+use vcycle::model::plan::{Place, StepOp};
+use vcycle::model::{Mode, NamedArray, Plan};
+use vcycle::ops::batch_norm::reference as batch_norm;
+use vcycle::ops::conv3d::reference::{self as fused, Rounding};
+use vcycle::ops::{conv3d, linear, pool3d, softmax_loss};
+
+fn exact(v: f64) -> f64 {
+    v
+}
+
+/// Parameters and running statistics in storage order, by PySlowFast's name.
+pub fn stored(array: &NamedArray) -> Vec<f64> {
+    let values: Vec<f64> = array.values.iter().map(|&v| f64::from(v)).collect();
+    if array.shape.len() != 5 {
+        return values;
+    }
+    let (c_in, taps) = (array.shape[1], array.shape[2..].iter().product::<usize>());
+    let of_output = |filter: &[f64]| (0..taps * c_in).map(|i| filter[i % c_in * taps + i / c_in]).collect::<Vec<_>>();
+    values.chunks(c_in * taps).flat_map(of_output).collect()
+}
+
+/// NaN for each element of each storage.
+fn memory(plan: &Plan) -> Vec<Vec<f64>> {
+    let mut storages = vec![vec![]; plan.storages.len()];
+    for tensor in &plan.tensors {
+        if let Place::Arena { storage, .. } = tensor.place {
+            storages[storage] = vec![f64::NAN; plan.storages[storage].len_bytes / tensor.dtype.size_bytes()];
+        }
+    }
+    storages
+}
+
+/// What a step computes.
+pub struct Reference<'a> {
+    pub plan: &'a Plan,
+    pub model: &'a Model,
+    store: fn(f64) -> f64,
+    params: Vec<Vec<f64>>,
+    state: &'a [NamedArray],
+    labels: &'a [u32],
+    inputs: &'a [Vec<f64>],
+    /// Memory of each storage: nothing is shared here.
+    storages: Vec<Vec<f64>>,
+    indices: Vec<Vec<u32>>,
+    norms: Vec<Option<batch_norm::Forward>>,
+    /// Gradient of each parameter, in storage order.
+    pub grads: Vec<Vec<f64>>,
+}
+
+impl<'a> Reference<'a> {
+    /// A step of `plan` from `state`; inputs are dense.
+    pub fn new(
+        model: &'a Model,
+        plan: &'a Plan,
+        state: &'a [NamedArray],
+        inputs: &'a [Vec<f64>],
+        labels: &'a [u32],
+        store: fn(f64) -> f64,
+    ) -> Reference<'a> {
+        let find = |name: &str| stored(state.iter().find(|a| a.name == name).expect(name));
+        // Filters and the projection have a 16-bit copy; what belongs to norms and the bias stays f32.
+        let param = |p: &vcycle::model::layers::Param| match p.kind {
+            ParamKind::Filter | ParamKind::Projection { .. } => find(&p.name).into_iter().map(store).collect(),
+            _ => find(&p.name),
+        };
+        Reference {
+            plan,
+            model,
+            store,
+            params: model.params.iter().map(param).collect(),
+            state,
+            labels,
+            inputs,
+            storages: memory(plan),
+            indices: vec![vec![]; plan.tensors.len()],
+            norms: vec![None; model.norms.len()],
+            grads: vec![vec![]; model.params.len()],
+        }
+    }
+
+    /// Runs all ops.
+    pub fn run(&mut self) {
+        for op in self.plan.ops() {
+            self.op(op);
+        }
+    }
+
+    /// A tensor without gaps.
+    pub fn read(&self, tensor: usize) -> Vec<f64> {
+        let t = &self.plan.tensors[tensor];
+        match t.place {
+            Place::Input(pathway) => self.inputs[pathway].clone(),
+            Place::Arena { storage, offset_c, pitch_c } => {
+                let rows = self.storages[storage].chunks(pitch_c);
+                rows.flat_map(|row| &row[offset_c..offset_c + t.shape.c]).copied().collect()
+            }
+        }
+    }
+
+    fn write(&mut self, tensor: usize, values: &[f64], store: fn(f64) -> f64) {
+        let t = &self.plan.tensors[tensor];
+        assert_eq!(values.len(), t.shape.num_elements(), "{}", t.name);
+        let Place::Arena { storage, offset_c, pitch_c } = t.place else { panic!("an input is written") };
+        for (row, values) in self.storages[storage].chunks_mut(pitch_c).zip(values.chunks(t.shape.c)) {
+            row[offset_c..][..t.shape.c].iter_mut().zip(values).for_each(|(to, &v)| *to = store(v));
+        }
+    }
+
+    fn add(&mut self, tensor: usize, values: &[f64], accumulate: bool) {
+        let sum = match accumulate {
+            true => self.read(tensor).iter().zip(values).map(|(a, b)| a + b).collect(),
+            false => values.to_vec(),
+        };
+        self.write(tensor, &sum, self.store);
+    }
+
+    fn op(&mut self, op: &StepOp) {
+        let store = self.store;
+        match *op {
+            StepOp::Conv { ref op, filter, input, output } => {
+                let y = conv3d::reference::forward(op, &self.read(input), &self.params[filter], None);
+                self.write(output, &y, store);
+            }
+            StepOp::ConvGradFilter { ref op, filter, input, grad_output } => {
+                self.grads[filter] = conv3d::reference::grad_filter(op, &self.read(input), &self.read(grad_output));
+            }
+            StepOp::ConvGradInput { ref op, filter, grad_output, grad_input, accumulate } => {
+                let dx = conv3d::reference::grad_input(op, &self.read(grad_output), &self.params[filter]);
+                self.add(grad_input, &dx, accumulate);
+            }
+            StepOp::BatchNormTrain { ref op, norm, input, residual, output, stats } => {
+                let (gamma, beta) = self.affine(norm);
+                let residual = residual.map(|r| self.read(r));
+                let mut forward = batch_norm::forward(op, exact, &self.read(input), &gamma, &beta, residual.as_deref());
+                forward.y.iter_mut().for_each(|y| *y = store(*y));
+                self.write(output, &forward.y, exact);
+                self.write(stats, &forward.stats, exact);
+                self.norms[norm] = Some(forward);
+            }
+            StepOp::BatchNormEval { ref op, norm, input, residual, output } => {
+                let (gamma, beta) = self.affine(norm);
+                let (mean, var) = self.running(norm);
+                let residual = residual.map(|r| self.read(r));
+                let of = [&gamma[..], &beta, &mean, &var];
+                let y = batch_norm::forward_eval(op, exact, &self.read(input), of, residual.as_deref());
+                self.write(output, &y, store);
+            }
+            StepOp::BatchNormBackward { ref op, norm, input, grad_output, grad_input, grad_residual, .. } => {
+                let (gamma, _) = self.affine(norm);
+                let forward = self.norms[norm].take().expect("forward");
+                let g = self.read(grad_output);
+                let backward = batch_norm::backward(op, exact, &self.read(input), &gamma, &forward, &g);
+                if let Some((residual, accumulate)) = grad_residual {
+                    self.add(residual, &backward.dr, accumulate);
+                }
+                self.write(grad_input, &backward.dx, store);
+                self.norms[norm] = Some(forward);
+                let norm = &self.model.norms[norm];
+                (self.grads[norm.gamma], self.grads[norm.beta]) = (backward.dgamma, backward.dbeta);
+            }
+            StepOp::Pool { ref op, input, output, indices } => {
+                let (y, winner) = pool3d::reference::forward(op, exact, &self.read(input));
+                self.write(output, &y, store);
+                if let Some(indices) = indices {
+                    self.indices[indices] = winner;
+                }
+            }
+            StepOp::PoolGradInput { ref op, grad_output, indices, grad_input, accumulate } => {
+                let winner = indices.map_or(vec![], |i| self.indices[i].clone());
+                let zeros = vec![0.0; op.input.num_elements()];
+                let dx = pool3d::reference::grad_input(op, exact, &self.read(grad_output), &winner, zeros);
+                self.add(grad_input, &dx, accumulate);
+            }
+            StepOp::Fused(ref op) => self.fused(op),
+            _ => self.head(op),
+        }
+    }
+
+    fn fused(&mut self, op: &FusedOp) {
+        match *op {
+            FusedOp::Conv { ref op, filter, ref input, statistics, output } => {
+                let x = self.load(input, true);
+                let y = conv3d::reference::forward(op, &x, &self.params[filter], None);
+                self.write(output, &y, self.store);
+                let Some(to) = statistics else { return };
+                let ((gamma, beta), y) = (self.affine(to.norm), self.read(output));
+                let eps = f64::from(to.op.eps);
+                let tables = fused::statistics(to.op.shape, to.op.splits, exact, eps, &y, &gamma, &beta);
+                self.write(to.stats, &tables.stats, exact);
+                self.write(to.scale_shift, &tables.scale_shift, exact);
+            }
+            FusedOp::ConvGradFilter { ref op, filter, ref input, ref grad_output } => {
+                let (x, dy) = (self.load(input, false), self.load_grad(grad_output));
+                self.grads[filter] = conv3d::reference::grad_filter(op, &x, &dy);
+            }
+            FusedOp::ConvGradInput { ref op, filter, ref grad_output, ref store, grad_input } => {
+                let dx = conv3d::reference::grad_input(op, &self.load_grad(grad_output), &self.params[filter]);
+                let add = store.accumulate.then(|| self.read(grad_input));
+                self.store_masked(&dx, add.as_deref(), store.mask, grad_input);
+                store.norms.iter().for_each(|norm| self.sums(&self.read(grad_input), norm));
+            }
+            FusedOp::Apply { ref input, output, .. } => {
+                let y = self.load(input, false);
+                self.write(output, &y, exact);
+            }
+            FusedOp::GradSums { grad_output, mask, ref norm, .. } => {
+                let g = self.masked(&self.read(grad_output), None, mask, grad_output);
+                self.sums(&g, norm);
+            }
+            FusedOp::Gradient { grad_output, mask, ref norm, grad_input, .. } => {
+                let g = self.read(grad_output);
+                self.store_masked(&g, None, mask, grad_output);
+                let dy = self.load_grad(&LoadGrad { g: grad_output, norm: Some((norm.grad_table, norm.y)) });
+                self.write(grad_input, &dy, exact);
+            }
+            FusedOp::Pool { ref op, input, scale_shift, output, indices } => {
+                let x = self.load(&Load { tensor: input, scale_shift: Some(scale_shift), join: None }, false);
+                let (y, winner) = pool3d::reference::forward(op, exact, &x);
+                self.write(output, &y, self.store);
+                indices.into_iter().for_each(|i| self.indices[i].clone_from(&winner));
+            }
+            FusedOp::PoolGradNorm { ref op, grad_output, indices, scale_shift, ref norm, grad_input } => {
+                let (g, zeros) = (self.read(grad_output), vec![0.0; op.input.num_elements()]);
+                let dx = pool3d::reference::grad_input(op, exact, &g, &self.indices[indices], zeros);
+                self.store_masked(&dx, None, PlannedMask::Recomputed(scale_shift, norm.y), grad_input);
+                self.sums(&self.read(grad_input), norm);
+            }
+        }
+    }
+
+    fn rounding(&self) -> Rounding {
+        Rounding { round: exact, store: self.store }
+    }
+
+    fn splits(&self) -> usize {
+        if self.plan.mode == Mode::Train { self.plan.shape.splits } else { 1 }
+    }
+
+    fn table(&self, table: Table) -> Vec<f64> {
+        match table {
+            Table::Batch(tensor) => self.read(tensor),
+            Table::Running(norm) => {
+                let ((gamma, beta), eps) = (self.affine(norm), f64::from(self.model.config.bn_eps));
+                let (mean, var) = self.running(norm);
+                let scale: Vec<f64> = gamma.iter().zip(&var).map(|(g, v)| g / (v + eps).sqrt()).collect();
+                let shift = beta.iter().zip(&mean).zip(&scale).map(|((b, m), s)| b - m * s);
+                scale.iter().copied().chain(shift).collect()
+            }
+        }
+    }
+
+    fn running(&self, norm: usize) -> (Vec<f64>, Vec<f64>) {
+        let of = |what: &str| {
+            let name = format!("{}.{what}", self.model.norms[norm].name);
+            stored(self.state.iter().find(|a| a.name == name).expect("running statistics"))
+        };
+        (of("running_mean"), of("running_var"))
+    }
+
+    /// An activation on load. With `stores` the end of a block is written.
+    fn load(&mut self, load: &Load, stores: bool) -> Vec<f64> {
+        let (shape, x) = (self.plan.tensors[load.tensor].shape, self.read(load.tensor));
+        let Some(table) = load.scale_shift else { return x };
+        let join = load.join.map(|j| (self.read(j.residual), j.residual_scale_shift.map(|t| self.table(t)), j.output));
+        let residual = join.as_ref().map(|(r, table, _)| (&r[..], table.as_deref()));
+        let y = fused::normalised(shape, self.splits(), self.rounding(), &x, &self.table(table), residual);
+        if let (Some(output), true) = (join.and_then(|j| j.2), stores) {
+            self.write(output, &y, exact);
+        }
+        y
+    }
+
+    fn load_grad(&self, load: &LoadGrad) -> Vec<f64> {
+        let (shape, g) = (self.plan.tensors[load.g].shape, self.read(load.g));
+        let Some((table, y)) = load.norm else { return g };
+        fused::grad_of_table(shape, self.splits(), self.rounding(), &g, &self.read(y), &self.read(table))
+    }
+
+    /// `dx + add` where the mask is open, as it is stored in `tensor`.
+    fn masked(&self, dx: &[f64], add: Option<&[f64]>, mask: PlannedMask, tensor: usize) -> Vec<f64> {
+        let before = match mask {
+            PlannedMask::None => None,
+            PlannedMask::Output(output) => Some(self.read(output)),
+            PlannedMask::Recomputed(table, y) => {
+                let (shape, y) = (self.plan.tensors[tensor].shape, self.read(y));
+                let rounding = Rounding { round: exact, store: exact };
+                Some(fused::normalised(shape, self.splits(), rounding, &y, &self.read(table), None))
+            }
+        };
+        fused::masked(self.rounding(), dx, add, |i| before.as_ref().is_none_or(|y| y[i] > 0.0))
+    }
+
+    fn store_masked(&mut self, dx: &[f64], add: Option<&[f64]>, mask: PlannedMask, tensor: usize) {
+        let g = self.masked(dx, add, mask, tensor);
+        self.write(tensor, &g, exact);
+    }
+
+    /// The table of a norm from the masked gradient `g`.
+    fn sums(&mut self, g: &[f64], norm: &NormGrad) {
+        let (shape, (gamma, _)) = (self.plan.tensors[norm.y].shape, self.affine(norm.norm));
+        let (y, stats) = (self.read(norm.y), self.read(norm.stats));
+        let tables = fused::grad_tables(shape, self.splits(), exact, g, &y, &stats, &gamma);
+        self.write(norm.grad_table, &tables.table, exact);
+        let norm = &self.model.norms[norm.norm];
+        (self.grads[norm.gamma], self.grads[norm.beta]) = (tables.dgamma, tables.dbeta);
+    }
+
+    fn head(&mut self, op: &StepOp) {
+        match *op {
+            StepOp::Linear { weight, bias, input, output, .. } => {
+                let (c, bias) = (self.plan.tensors[input].shape.c, &self.params[bias]);
+                let y = linear::reference::forward(c, &self.read(input), &self.params[weight], Some(bias));
+                self.write(output, &y, exact);
+            }
+            StepOp::LinearBackward { weight, bias, input, grad_output, grad_input, .. } => {
+                let (c, dy) = (self.plan.tensors[input].shape.c, self.read(grad_output));
+                let (dx, dw, db) = linear::reference::backward(c, &self.read(input), &self.params[weight], &dy);
+                self.write(grad_input, &dx, self.store);
+                (self.grads[weight], self.grads[bias]) = (dw, db);
+            }
+            StepOp::CrossEntropy { logits, scale, loss, grad_logits } => {
+                let classes = self.plan.tensors[logits].shape.c;
+                let (losses, grad) = softmax_loss::reference::cross_entropy(
+                    exact,
+                    classes,
+                    &self.read(logits),
+                    self.labels,
+                    f64::from(scale),
+                );
+                self.write(loss, &losses, exact);
+                self.write(grad_logits, &grad, self.store);
+            }
+            StepOp::Softmax { logits, probabilities } => {
+                let classes = self.plan.tensors[logits].shape.c;
+                let p = softmax_loss::reference::softmax(exact, classes, &self.read(logits));
+                self.write(probabilities, &p, exact);
+            }
+            ref other => panic!("{other:?} is no op of a plan without dropout"),
+        }
+    }
+
+    fn affine(&self, norm: usize) -> (Vec<f64>, Vec<f64>) {
+        let norm = &self.model.norms[norm];
+        (self.params[norm.gamma].clone(), self.params[norm.beta].clone())
+    }
+}
