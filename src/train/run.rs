@@ -227,14 +227,14 @@ impl Trainer {
         let iteration = self.state.iteration;
         self.log.write(&Line::Skipped { iteration, clips: batch.names.clone() })?;
         progress.message(&format!(
-            "warning: iteration {iteration} skipped: its loss is not finite; clips: {}",
+            "warning: iteration {iteration} skipped: its loss or a gradient is not finite; clips: {}",
             batch.names.join(", ")
         ));
         if self.state.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW {
             return Ok(());
         }
         Err(Error::Diverged(format!(
-            "the loss was not finite in {MAX_SKIPPED_IN_A_ROW} steps in a row, up to iteration {iteration}: lower \
+            "the loss or a gradient was not finite in {MAX_SKIPPED_IN_A_ROW} steps in a row, up to iteration {iteration}: lower \
              SOLVER.BASE_LR or lengthen SOLVER.WARMUP_EPOCHS; the clips are named in {}",
             self.output.log().display()
         )))

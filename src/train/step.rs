@@ -21,7 +21,7 @@ pub(super) struct Road {
 /// What a training step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct StepResult {
-    /// Mean loss of the batch; `None` where it was not finite, and the step therefore without effect.
+    /// Mean loss of the batch; `None` where it or, with kernels, a gradient was not finite, and the step therefore without effect.
     pub loss: Option<f64>,
     /// Clips that were recognised.
     pub hits: usize,
@@ -49,15 +49,19 @@ impl Road {
         Ok(Road { network, upload: Upload::new(&device)?, resample, resample_workspace })
     }
 
-    /// A training step, the `iteration`-th. Where the loss is not finite nothing changes: no parameter, no running statistic.
+    /// A training step, the `iteration`-th. Where the loss is not finite nothing changes: no parameter, no running statistic. With
+    /// kernels the same goes for gradients.
     pub fn train(&mut self, batch: &HostBatch, iteration: u64, lr: f64, sgd: &SgdConfig) -> Result<StepResult> {
         let (shape, labels) = (batch.shape, &batch.labels);
         self.fill_inputs(Mode::Train, shape, batch)?;
         let losses = self.network.forward_backward(shape, labels, iteration)?;
-        let loss = mean_if_finite(&losses);
+        let mut loss = mean_if_finite(&losses);
         if loss.is_some() {
-            self.network.update_running_statistics(shape)?;
             self.network.sgd_step(lr as f32, sgd)?;
+            match self.network.is_update_skipped()? {
+                true => loss = None,
+                false => self.network.update_running_statistics(shape)?,
+            }
         }
         let hits = count_top_k(&self.network.train_logits(shape)?, self.classes(), labels, 1)?;
         Ok(StepResult { loss, hits })

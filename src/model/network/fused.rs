@@ -7,16 +7,12 @@ use crate::device::Slice;
 use crate::error::{Error, Result};
 use crate::model::plan::fused::{FusedOp, Load, LoadGrad, NormGrad, NormStatistics, PlannedMask, Table};
 use crate::model::plan::{Mode, TensorId};
-use crate::ops::TICKET_BYTES;
 use crate::ops::batch_norm::{self, BatchNorm, GradTables};
 use crate::ops::conv3d::{
     self, Epilogue, GradEpilogue, GradFilterSources, GradNorm, GradTable, Join, Mask, Prologue, Statistics,
 };
 use crate::ops::pool3d::{self, NormBefore};
 use crate::shape::ActivationShape;
-
-/// Elements of the workspace that are left to tickets.
-const TICKETS_LEN: usize = TICKET_BYTES / 4;
 
 /// What the ops of one step refer to.
 struct Run<'a> {
@@ -56,9 +52,7 @@ impl<'a> Run<'a> {
                     grad_output: &x[grad_output.g],
                     grad_table: self.grad_table(grad_output),
                 };
-                // Its partial sums are all that it keeps there: not where the other ops have their tickets.
-                let scratch = workspace.part(TICKETS_LEN, workspace.len() - TICKETS_LEN)?;
-                conv3d::grad_filter_fused(s, op, &from, &self.network.arrays.grad[filter], None, &scratch)
+                conv3d::grad_filter_fused(s, op, &from, &self.network.arrays.grad[filter], None, workspace)
             }
             FusedOp::ConvGradInput { ref op, filter, ref grad_output, ref store, grad_input } => {
                 let norms: Vec<GradNorm<'_>> = store.norms.iter().map(|norm| self.grad_norm(norm)).collect();

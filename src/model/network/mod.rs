@@ -42,7 +42,7 @@ use crate::model::init::initial_values;
 use crate::model::layers::Model;
 use crate::model::plan::{Lowering, Mode, Plan};
 use crate::ops::batch_norm;
-use crate::ops::sgd::{self, RangeTable, Sgd};
+use crate::ops::sgd::{self, Sgd};
 use crate::optimizer::{SgdConfig, param_ranges};
 use crate::shape::StepShape;
 use kernel_arrays::KernelArrays;
@@ -65,7 +65,6 @@ pub struct Network {
     seed: u64,
     arrays: Arrays,
     kernel: Option<KernelArrays>,
-    sgd_table: Option<RangeTable>,
     steps: Vec<PreparedStep>,
     workspace: Slice,
     batches_tracked: u64,
@@ -119,7 +118,6 @@ impl Network {
             seed,
             arrays,
             kernel,
-            sgd_table: None,
             steps: vec![],
             workspace,
             batches_tracked: 0,
@@ -170,19 +168,23 @@ impl Network {
     pub fn forward_backward(&mut self, shape: StepShape, labels: &[u32], step_idx: u64) -> Result<Vec<f32>> {
         self.write_labels(shape, labels)?;
         let step = self.step_idx(Mode::Train, shape)?;
+        self.clear_skip_flag()?;
         self.run(step, execute::Pass::Forward, step_idx)?;
         self.run(step, execute::Pass::Backward, step_idx)?;
         let step = &self.steps[step];
-        self.with_skip_flag(step.tensors[step.plan.result].read::<f32>()?)
+        let losses = step.tensors[step.plan.result].read::<f32>()?;
+        self.with_skip_flag(losses)
     }
 
     /// The forward half of [`Network::forward_backward`]: batch statistics, logits and the loss of each clip.
     pub fn forward_train(&mut self, shape: StepShape, labels: &[u32], step_idx: u64) -> Result<Vec<f32>> {
         self.write_labels(shape, labels)?;
         let step = self.step_idx(Mode::Train, shape)?;
+        self.clear_skip_flag()?;
         self.run(step, execute::Pass::Forward, step_idx)?;
         let step = &self.steps[step];
-        self.with_skip_flag(step.tensors[step.plan.result].read::<f32>()?)
+        let losses = step.tensors[step.plan.result].read::<f32>()?;
+        self.with_skip_flag(losses)
     }
 
     /// Logits of the last training step at `shape`, `[n][classes]`.
@@ -204,7 +206,8 @@ impl Network {
         Ok(())
     }
 
-    /// One optimizer step from the gradients of the last [`Network::forward_backward`].
+    /// One optimizer step from the gradients of the last [`Network::forward_backward`]. With kernels it is without effect where a
+    /// gradient or a statistic is not finite: see [`Network::is_update_skipped`].
     pub fn sgd_step(&mut self, lr: f32, config: &SgdConfig) -> Result<()> {
         let op = Sgd {
             lr,
@@ -214,19 +217,9 @@ impl Network {
             first_step: !self.has_momentum,
         };
         let (a, ranges) = (&self.arrays, param_ranges(&self.model, config));
-        match &self.kernel {
+        match &mut self.kernel {
             None => sgd::step(&self.stream, &op, &ranges, &a.params, &a.grads, &a.momentum)?,
-            Some(kernel) => {
-                let table = match self.sgd_table.take() {
-                    Some(table) if table.ranges() == ranges => table,
-                    _ => RangeTable::new(self.stream.device(), &ranges, a.params.len())?,
-                };
-                let copy = Some(&kernel.copies);
-                let arrays = sgd::Arrays { copy, ..sgd::Arrays::new(&a.params, &a.grads, &a.momentum) };
-                sgd::step_all(&self.stream, &op, &table, &arrays, None)?;
-                self.sgd_table = Some(table);
-                self.running_changed();
-            }
+            Some(kernel) => kernel.update(&self.stream, &op, &ranges, a)?,
         }
         self.has_momentum = true;
         Ok(())

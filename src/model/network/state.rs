@@ -108,6 +108,7 @@ impl Network {
         }
         refuse_unknown(&by_name)?;
         self.arrays.momentum.write(&flat)?;
+        self.momenta_changed()?;
         self.has_momentum = state.has_momentum;
         Ok(())
     }

@@ -15,6 +15,7 @@ const SHAPE: StepShape = StepShape::square(4, 8, 48, 2);
 /// Where numbers must be equal.
 const SMALL: StepShape = StepShape::square(3, 8, 32, 2);
 const LABELS: [u32; 4] = [0, 3, 1, 2];
+const LR: f32 = 0.01;
 
 fn tiny(arch: Arch) -> ModelConfig {
     ModelConfig {
@@ -192,7 +193,10 @@ fn check_step(device: &Device, arch: Arch) {
     let logits = network.train_logits(SHAPE).expect("logits");
     let gradients = network.gradients().expect("gradients");
     network.update_running_statistics(SHAPE).expect("running");
+    network.sgd_step(LR, &SgdConfig::default()).expect("sgd");
+    assert!(!network.is_update_skipped().expect("guard"));
     let after = network.state_dict().expect("state");
+    check_update(&network, &state, &gradients, &after);
 
     let run = |lowering, store| reference((&config, SHAPE), (Mode::Train, lowering), &state, &inputs, store);
     let exact = run(Lowering::Plain, |v| v);
@@ -230,6 +234,23 @@ fn check_step(device: &Device, arch: Arch) {
         for (row, what) in ["running_mean", "running_var"].into_iter().enumerate() {
             let name = format!("{}.{what}", norm.name);
             check(&name, &of(&after, &name), &|f| f.running[2 * i + row].clone());
+        }
+    }
+}
+
+/// The first step of SGD with Nesterov's momentum m moves a parameter p by `-lr (1 + m) (g + decay p)`.
+fn check_update(network: &Network, before: &[NamedArray], gradients: &[NamedArray], after: &[NamedArray]) {
+    let config = SgdConfig::default();
+    assert!(config.nesterov && config.dampening == 0.0, "{config:?}");
+    let (lr, momentum) = (f64::from(LR), f64::from(config.momentum));
+    for (param, gradient) in network.model().params.iter().zip(gradients) {
+        let decay = f64::from(if param.kind.is_norm() { config.bn_weight_decay } else { config.weight_decay });
+        let (old, new) = (of(before, &param.name), of(after, &param.name));
+        for ((p, g), got) in old.into_iter().zip(stored(gradient)).zip(new) {
+            let step = lr * (1.0 + momentum) * (g + decay * p);
+            // A few roundings of f32.
+            let bound = 2f64.powi(-22) * (p.abs() + step.abs());
+            assert!((p - step - got).abs() <= bound, "{}: {got} in place of {}", param.name, p - step);
         }
     }
 }
@@ -276,44 +297,68 @@ fn evaluation_is_as_exact_as_its_storage() {
     }
 }
 
-/// Losses and state after a few steps on the same clips.
-fn train(device: &Device) -> (Vec<Vec<f32>>, Vec<NamedArray>) {
+/// Losses of a few steps on the same clips, and the network after them.
+fn train(device: &Device) -> (Vec<Vec<f32>>, Network) {
     let mut network = network(device, &tiny(Arch::Slow), SMALL);
     let mut losses = vec![];
     for step in 0..4 {
         write_inputs(&network, Mode::Train, SMALL, "x");
         losses.push(network.forward_backward(SMALL, &LABELS[..3], step).expect("step"));
-        network.update_running_statistics(SMALL).expect("running");
         network.sgd_step(3e-4, &SgdConfig::default()).expect("sgd");
+        network.update_running_statistics(SMALL).expect("running");
     }
-    (losses, network.state_dict().expect("state"))
+    (losses, network)
 }
 
 #[test]
 fn training_learns_and_gives_the_same_bits_again() {
     for device in &executors::with_kernels() {
-        let (losses, state) = train(device);
+        let (losses, mut trained) = train(device);
         let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
         assert!(losses.iter().flatten().all(|l| l.is_finite()), "{losses:?}");
         assert!(mean(&losses[3]) < mean(&losses[0]), "{losses:?}");
-        let again = train(device);
-        assert_eq!(losses, again.0);
-        assert!(state == again.1, "{device}: another state");
+        let (again, other) = train(device);
+        assert_eq!(losses, again);
+        let state = trained.state_dict().expect("state");
+        assert!(state == other.state_dict().expect("state"), "{device}: another state");
+
+        // Copies and tables follow what they are made of: a network that is given the state computes the same.
+        let mut loaded = network(device, &tiny(Arch::Slow), SMALL);
+        loaded.load_state_dict(&state).expect("load");
+        let results = [&mut trained, &mut loaded].map(|network| {
+            write_inputs(network, Mode::Train, SMALL, "x");
+            let losses = network.forward_train(SMALL, &LABELS[..3], 4).expect("forward");
+            write_inputs(network, Mode::Eval, SMALL, "e");
+            (losses, network.forward_eval(SMALL).expect("evaluation"))
+        });
+        assert_eq!(results[0], results[1]);
     }
 }
 
-/// A clip that is not a number is caught where statistics are formed, although a ReLU on load would hide it.
+/// A clip that is not a number is caught where statistics are formed, although a ReLU on load would hide it, and whether or not the
+/// caller asks the optimizer for a step.
 #[test]
 fn a_bad_clip_makes_the_losses_bad_and_the_next_step_is_good() {
     for device in &executors::with_kernels() {
         let mut network = network(device, &tiny(Arch::Slow), SMALL);
         write_inputs(&network, Mode::Train, SMALL, "x");
         let good = network.forward_train(SMALL, &LABELS[..3], 0).expect("step");
-        let input = network.inputs(Mode::Train, SMALL).expect("inputs")[0].tensor.clone();
-        input.memory().part(0, 1).expect("part").write(&[bf16::NAN]).expect("write");
-        let bad = network.forward_backward(SMALL, &LABELS[..3], 0).expect("step");
-        assert!(bad.iter().all(|l| l.is_nan()), "{bad:?}");
-        write_inputs(&network, Mode::Train, SMALL, "x");
-        assert_eq!(network.forward_train(SMALL, &LABELS[..3], 0).expect("step"), good);
+        let state = network.state_dict().expect("state");
+        for has_update in [false, true] {
+            let input = network.inputs(Mode::Train, SMALL).expect("inputs")[0].tensor.clone();
+            input.memory().part(0, 1).expect("part").write(&[bf16::NAN]).expect("write");
+            let bad = network.forward_backward(SMALL, &LABELS[..3], 0).expect("step");
+            assert!(bad.iter().all(|l| l.is_nan()), "{bad:?}");
+            if has_update {
+                network.sgd_step(LR, &SgdConfig::default()).expect("sgd");
+                assert!(network.is_update_skipped().expect("guard"));
+                assert!(network.state_dict().expect("state") == state, "{device}: a skipped step changed something");
+            }
+            write_inputs(&network, Mode::Train, SMALL, "x");
+            assert_eq!(network.forward_backward(SMALL, &LABELS[..3], 0).expect("step"), good);
+        }
+        network.sgd_step(LR, &SgdConfig::default()).expect("sgd");
+        assert!(!network.is_update_skipped().expect("guard"));
+        assert!(network.state_dict().expect("state") != state, "{device}: a good step changed nothing");
     }
 }

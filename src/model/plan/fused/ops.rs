@@ -3,7 +3,6 @@
 use crate::device::Stream;
 use crate::model::layers::{NormId, ParamId};
 use crate::model::plan::{Access, OpKind, TensorId};
-use crate::ops::TICKET_BYTES;
 use crate::ops::batch_norm::{self, BatchNorm};
 use crate::ops::conv3d::{self, Conv3d, Direction};
 use crate::ops::pool3d::{self, Pool3d};
@@ -226,9 +225,6 @@ impl FusedOp {
                 batch_norm::workspace_bytes(stream, &op)
             }
             FusedOp::PoolGradNorm { op, .. } => pool3d::workspace_bytes(op, splits),
-            FusedOp::ConvGradFilter { op, .. } => {
-                TICKET_BYTES + conv3d::workspace_bytes(stream, op, Direction::GradFilter)
-            }
             _ => self
                 .convolution()
                 .map_or(0, |(op, direction)| conv3d::workspace_bytes_fused(stream, op, direction, splits)),
