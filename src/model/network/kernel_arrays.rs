@@ -110,10 +110,9 @@ impl Network {
 
     /// A new step begins.
     pub(super) fn clear_skip_flag(&mut self) -> Result<()> {
-        match &mut self.kernel {
-            Some(kernel) if std::mem::take(&mut kernel.is_skip_seen) => kernel.skip.write(&[0u32]),
-            _ => Ok(()),
-        }
+        let Some(kernel) = self.kernel.as_mut().filter(|k| k.is_skip_seen) else { return Ok(()) };
+        kernel.is_skip_seen = false;
+        kernel.skip.write(&[0u32])
     }
 
     /// Where a statistic of the step was not finite, its losses are NaN: a ReLU on load may have hidden what went wrong.
