@@ -42,6 +42,10 @@ golden: ## only the tests against the reference results; prints `N cases passed`
 	     sed -nE 's/^.*golden: .*: ([0-9]+) cases$$/\1/p' $$log | awk '{n += $$1} END {print n " cases passed"}'; rm -f $$log; \
 	else cat $$log; rm -f $$log; exit 1; fi
 
+.PHONY: check-new-op
+check-new-op: cuda-toolkit ## follows docs/add_a_kernel.md in a temporary clone: adds an op, builds, runs its four tests
+	scripts/check_new_op.sh
+
 .PHONY: test-long
 test-long: ## fuzzing, kill series, training comparisons: hours, run by hand, leaves records
 	cargo build --release
