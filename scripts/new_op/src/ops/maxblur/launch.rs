@@ -1,5 +1,6 @@
 //! Chooses the kernel and starts it, on the GPU and on the emulator.
 
+use super::OP;
 use super::params::Params;
 use crate::device::{DType, LaunchConfig, Stream, Tensor, launch};
 use crate::error::{Error, Result};
@@ -9,12 +10,12 @@ const THREADS: usize = 256;
 /// Largest y of a grid; beyond it blocks stride.
 const MAX_GRID_Y: usize = 65535;
 
-pub(super) fn forward(stream: &Stream, op: &'static str, input: &Tensor, output: &Tensor) -> Result<()> {
+pub(super) fn forward(stream: &Stream, input: &Tensor, output: &Tensor) -> Result<()> {
     let (from, to) = (input.shape(), output.shape());
     let rows = to.n * to.t * to.h;
     let largest = [from.h, from.w, to.w * to.c, rows, input.pitch_c(), output.pitch_c()];
     if largest.iter().any(|size| *size > i32::MAX as usize) {
-        return Err(Error::unsupported(op, format!("rows, w * c and pitches must be below 2^31, got {from}")));
+        return Err(Error::unsupported(OP, format!("rows, w * c and pitches must be below 2^31, got {from}")));
     }
     if to.num_elements() == 0 {
         return Ok(());
@@ -35,7 +36,7 @@ pub(super) fn forward(stream: &Stream, op: &'static str, input: &Tensor, output:
         output_pitch: output.pitch_c() as i32,
         reserved: 0,
     };
-    launch::run(stream, op, kernel, config, &[input.memory()], &[output.memory()], &params)
+    launch::run(stream, OP, kernel, config, &[input.memory()], &[output.memory()], &params)
 }
 
 /// The widest kernel that channels, pitches and addresses allow, and its channels a thread.

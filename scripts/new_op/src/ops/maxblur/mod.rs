@@ -12,6 +12,8 @@ use crate::device::{DType, Device, Stream, Tensor};
 use crate::error::{Error, Result};
 use crate::shape::ActivationShape;
 
+const OP: &str = "maxblur forward";
+
 /// The shape that an input becomes: h and w are halved, rounded up.
 pub fn output_shape(input: ActivationShape) -> ActivationShape {
     ActivationShape { h: input.h.div_ceil(2), w: input.w.div_ceil(2), ..input }
@@ -22,7 +24,14 @@ pub fn output_shape(input: ActivationShape) -> ActivationShape {
 /// # Errors
 /// An output that is not [`output_shape`], other or different element types, an output that overlaps the input.
 pub fn forward(stream: &Stream, input: &Tensor, output: &Tensor) -> Result<()> {
-    const OP: &str = "maxblur forward";
+    check(input, output)?;
+    match stream.device() {
+        Device::Cpu => cpu::forward(input, output),
+        Device::Cuda(_) | Device::Simt => launch::forward(stream, input, output),
+    }
+}
+
+fn check(input: &Tensor, output: &Tensor) -> Result<()> {
     let wanted = output_shape(input.shape());
     if output.shape() != wanted {
         return Err(Error::shape(OP, format!("output must be {wanted}, got {}", output.shape())));
@@ -31,8 +40,5 @@ pub fn forward(stream: &Stream, input: &Tensor, output: &Tensor) -> Result<()> {
         let got = format!("got {:?} and {:?}", input.dtype(), output.dtype());
         return Err(Error::shape(OP, format!("input and output must both be F32 or Bf16, {got}")));
     }
-    match stream.device() {
-        Device::Cpu => cpu::forward(input, output),
-        Device::Cuda(_) | Device::Simt => launch::forward(stream, OP, input, output),
-    }
+    Ok(())
 }
