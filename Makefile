@@ -59,7 +59,7 @@ lint: ## formatting, clippy, where unsafe lives, licences of the dependencies, t
 	cargo clippy --lib --no-default-features -- -D warnings
 	@! grep -rnE '\bunsafe (fn|impl|extern)|\bunsafe \{' src build --include='*.rs' | grep -v '^src/device/' \
 		|| { echo "lint: unsafe outside of src/device"; exit 1; }
-	DOCS_RS=1 cargo check --quiet --features cust --lib --example 07_cust_stream
+	DOCS_RS=1 cargo check --quiet --features cust --lib --example 08_cust_stream
 	python3 scripts/licences.py
 
 .PHONY: doc

@@ -1,6 +1,6 @@
 //! Resamples a clip on a stream and a buffer of the `cust` crate. Without a driver it says that it is skipped.
 //!
-//! `cargo run --release --features cust --example 07_cust_stream`
+//! `cargo run --release --features cust --example 08_cust_stream`
 //!
 //! `cust` links against libcuda, so this needs it at build time too; `DOCS_RS=1 cargo check` does not.
 

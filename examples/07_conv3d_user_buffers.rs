@@ -1,6 +1,6 @@
 //! A 3-D convolution on buffers of our own: moving edges of a clip, on whatever device there is.
 //!
-//! `cargo run --release --example 06_conv3d_user_buffers`
+//! `cargo run --release --example 07_conv3d_user_buffers`
 
 use half::bf16;
 use vcycle::device::{Buffer, DType, Device, Tensor};
