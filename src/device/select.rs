@@ -1,6 +1,6 @@
 //! `--device`: which executor a user's word means.
 
-use super::{CudaDevice, Device, Gpu, cuda};
+use super::{CudaDevice, Device, Gpu, cuda, kernels};
 use crate::error::{Error, Result};
 
 impl Device {
@@ -8,7 +8,7 @@ impl Device {
     ///
     /// | spec | meaning |
     /// |---|---|
-    /// | `auto` | the first GPU if it can be used, else `cpu`; the sentence says why |
+    /// | `auto` | the first GPU if it can be used and kernels are compiled in, else `cpu`; the sentence says why |
     /// | `cuda`, `cuda:N` | GPU 0, GPU N, or an error |
     /// | `cpu` | native Rust |
     /// | `simt` | the emulator, in builds with the feature `simt` |
@@ -25,6 +25,11 @@ impl Device {
         match spec {
             "cpu" => Ok((Device::Cpu, cpu()?)),
             "auto" => match CudaDevice::open(0) {
+                Ok(device) if kernels::KERNELS.is_empty() => {
+                    let reason =
+                        format!("{} is there, but no CUDA compiler was when this program was built", device.gpu().name);
+                    Ok((Device::Cpu, format!("{} ({reason})", cpu()?)))
+                }
                 Ok(device) => Ok((Device::Cuda(device.clone()), chosen(device.gpu()))),
                 Err(reason) => Ok((Device::Cpu, format!("{} ({reason})", cpu()?))),
             },

@@ -16,6 +16,8 @@ use vcycle::train::log::{self, Epoch, Line};
 use vcycle::train::{Outcome, Progress, Start, StepReport, Trainer};
 use vcycle::{Error, Result};
 
+use crate::executors;
+
 const SOLVER: &str = "SOLVER: {BASE_LR: 0.02, LR_POLICY: steps_with_relative_lrs, STEPS: [0, 4, 6], LRS: [1, 0.1, 0.01], \
                       MAX_EPOCH: 8, WARMUP_EPOCHS: 1.0, WARMUP_START_LR: 0.002}";
 const CLIPS: &str = "DATA: {NUM_FRAMES: 4, SAMPLING_RATE: 2, TRAIN_CROP_SIZE: 32, TRAIN_JITTER_SCALES: [36, 40], \
@@ -124,6 +126,37 @@ impl Progress for Watch<'_> {
 
 fn trainer(config: &Config, train: Arc<Colours>, folder: &Path, start: Start) -> Result<Trainer> {
     Trainer::new(config, &Device::Cpu, train, Colours::new(9), folder, start)
+}
+
+/// Losses of all steps and of the evaluation after the first epoch on `device`.
+fn losses_of_an_epoch(device: &Device) -> Vec<f64> {
+    let folder = tempfile::tempdir().unwrap();
+    let overrides = "TRAIN.EVAL_PERIOD 1 SOLVER.MAX_EPOCH 1 SOLVER.STEPS [0] SOLVER.LRS [1] MODEL.DROPOUT_RATE 0.0";
+    let config = config("", &overrides.split(' ').collect::<Vec<_>>());
+    let (train, val) = (Colours::new(12), Colours::new(8));
+    let mut trainer = Trainer::new(&config, device, train, val, folder.path(), Start::New).unwrap();
+    let outcome = trainer.run(&mut Watch::nothing(), &AtomicBool::new(false)).unwrap();
+    assert!(outcome.finished);
+    let lines = log::read(&folder.path().join("log.jsonl")).unwrap().into_iter();
+    let losses = lines.filter_map(|line| match line {
+        Line::Iteration(step) => step.loss,
+        Line::Epoch(epoch) => epoch.val_loss,
+        _ => None,
+    });
+    losses.collect()
+}
+
+/// Decoded clips to validation, in 16 bits. Only the first loss is near that in f32: how three steps on four clips each go on
+/// depends on the last digits in f32 too.
+#[test]
+fn an_epoch_on_kernels_begins_as_one_in_f32() {
+    for device in &executors::with_kernels() {
+        let (losses, expected) = (losses_of_an_epoch(device), losses_of_an_epoch(&Device::Cpu));
+        assert_eq!((losses.len(), expected.len()), (4, 4), "{losses:?}");
+        assert!((losses[0] - expected[0]).abs() < 0.02 * expected[0], "{device}: {losses:?}; in f32 {expected:?}");
+        assert!(losses.iter().all(|l| l.is_finite()), "{losses:?}");
+        assert_eq!(losses, losses_of_an_epoch(device));
+    }
 }
 
 fn run(config: &Config, folder: &Path, start: Start, watch: &mut Watch<'_>) -> Result<Outcome> {

@@ -22,7 +22,7 @@ pub struct Arguments {
     /// PySlowFast YAML file.
     #[arg(long, value_name = "FILE")]
     cfg: PathBuf,
-    /// auto, cuda[:N] or cpu.
+    /// auto, cuda[:N], cpu, or simt: the emulator of CUDA kernels, far too slow for more than a few steps.
     #[arg(long, default_value = "auto")]
     device: String,
     /// Goes on with the run in OUTPUT_DIR, exactly where its newest checkpoint stands.
@@ -48,7 +48,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         pool.build_global().map_err(|e| Error::Config(format!("--threads {threads}: {e}")))?;
     }
     let stop = stop_flag()?;
-    let (device, chosen) = choose_device(&arguments.device)?;
+    let (device, chosen) = Device::select(&arguments.device)?;
     let folder = OutputDir::path(&config.output_dir, &name_of(&arguments.cfg));
     let start = if arguments.resume { Start::Resume } else { Start::New };
     let (train, val) = setup::sources(&config)?;
@@ -60,18 +60,6 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let outcome = trainer.run(progress.as_mut(), &stop)?;
     drop(progress);
     Ok(if outcome.finished { ExitCode::SUCCESS } else { ExitCode::from(STOPPED) })
-}
-
-/// The device, and a line that says which and why. `auto` is the cpu until a whole training step has kernels.
-fn choose_device(spec: &str) -> Result<(Device, String)> {
-    match Device::select(spec)? {
-        (Device::Cuda(gpu), _) if spec == "auto" => {
-            let (cpu, chosen) = Device::select("cpu")?;
-            let name = &gpu.gpu().name;
-            Ok((cpu, format!("{chosen} ({name} is there, but training has no CUDA kernels for its convolutions yet)")))
-        }
-        other => Ok(other),
-    }
 }
 
 /// `moving_shapes` of `configs/moving_shapes.yaml`.

@@ -50,11 +50,11 @@ impl<'a> Run<'a> {
                     input: &x[input.tensor],
                     prologue: self.prologue(input),
                     grad_output: &x[grad_output.g],
-                    grad_table: self.grad_table(grad_output),
+                    grad_table: self.grad_table(grad_output, None),
                 };
                 conv3d::grad_filter_fused(s, op, &from, &self.network.arrays.grad[filter], None, workspace)
             }
-            FusedOp::ConvGradInput { ref op, filter, ref grad_output, ref store, grad_input } => {
+            FusedOp::ConvGradInput { ref op, filter, ref grad_output, store_dy, ref store, grad_input } => {
                 let norms: Vec<GradNorm<'_>> = store.norms.iter().map(|norm| self.grad_norm(norm)).collect();
                 let to = &x[grad_input];
                 let mask = match store.mask {
@@ -64,7 +64,7 @@ impl<'a> Run<'a> {
                 };
                 let add = store.accumulate.then_some(to);
                 let epilogue = GradEpilogue { add, mask, splits: self.splits, norms: &norms };
-                let (table, filter) = (self.grad_table(grad_output), &self.kernel.copy[filter]);
+                let (table, filter) = (self.grad_table(grad_output, store_dy), &self.kernel.copy[filter]);
                 let g = &x[grad_output.g];
                 conv3d::grad_input_fused(s, op, g, table.as_ref(), filter, &epilogue, to, workspace)
             }
@@ -138,13 +138,13 @@ impl<'a> Run<'a> {
         batch_norm::apply(s, &self.batch_norm(shape), &x[load.tensor], scale_shift, second, &x[output])
     }
 
-    fn grad_table(&self, load: &LoadGrad) -> Option<GradTable<'a>> {
+    fn grad_table(&self, load: &LoadGrad, store_dy: Option<TensorId>) -> Option<GradTable<'a>> {
         let x = &self.step.tensors;
         load.norm.map(|(table, y)| GradTable {
             table: x[table].memory(),
             y: &x[y],
             splits: self.splits,
-            store_dy: None,
+            store_dy: store_dy.map(|dy| &x[dy]),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::fused::FusedOp;
+use super::fused::{FusedOp, reads_each_position_once};
 use super::{Access, Place, Plan, StepOp, TensorId};
 use crate::ops::conv3d::{Conv3d, Direction};
 
@@ -63,6 +63,8 @@ impl Plan {
             {
                 2
             }
+            // Where it cannot store the gradient on its way, a launch before does.
+            StepOp::Fused(FusedOp::ConvGradInput { op, store_dy: Some(_), .. }) if !reads_each_position_once(op) => 2,
             _ => 1,
         }
     }

@@ -154,7 +154,7 @@ impl Plan {
                 planner.backward()?;
             }
         } else {
-            let mut fused = fused::FusedPlanner::new(planner);
+            let mut fused = fused::FusedPlanner::new(stream, planner);
             fused.forward()?;
             if mode == Mode::Train {
                 fused.backward()?;

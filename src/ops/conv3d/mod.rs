@@ -106,6 +106,13 @@ pub fn workspace_bytes_fused(stream: &Stream, op: &Conv3d, direction: Direction,
     }
 }
 
+/// Whether a step with both gradients of `op` takes less time where [`grad_input_fused`] comes first and stores the gradient behind the
+/// batch norm ([`GradTable::store_dy`]) for [`grad_filter_fused`], by what the plans predict. `has_prologue`: the input is
+/// normalised on load.
+pub fn prefers_stored_grad(stream: &Stream, op: &Conv3d, splits: usize, has_prologue: bool) -> bool {
+    grad_filter::prefers_stored_grad(stream.device(), op, splits, has_prologue)
+}
+
 /// `output = conv(input, filter) + bias`. `bias` holds `c_out` elements, `workspace` is f32 or u8 memory of at least
 /// [`workspace_bytes`]. Channels of `output`'s memory beyond its own (a channel pitch) are left alone.
 ///

@@ -224,3 +224,23 @@ fn a_fused_step_moves_half_of_what_frameworks_move() {
     let (ops, plain_ops) = (fused.ops().count(), plain.ops().count());
     assert!(ops * 3 < plain_ops * 2 && cost.launches < plain_ops as u64, "{}", fused.summary());
 }
+
+/// Gradients that grad_filter would form several times are stored: not those of wide layers that it reads once.
+#[test]
+fn gradients_are_stored_where_that_saves_time() {
+    let config = ModelConfig::new(Arch::SlowFast, 50, 400);
+    let (_, plan) = plan(&config, StepShape::square(8, 32, 224, 1), Mode::Train, FUSED);
+    let (mut stored, mut formed) = (vec![], vec![]);
+    for op in plan.ops() {
+        let StepOp::Fused(FusedOp::ConvGradInput { grad_output, store_dy, .. }) = op else { continue };
+        let name = &plan.tensors[grad_output.norm.map_or(grad_output.g, |(_, y)| y)].name;
+        if store_dy.is_some() { stored.push(name.as_str()) } else { formed.push(name.as_str()) }
+    }
+    println!("stored {}: {stored:?}\nformed {}: {formed:?}", stored.len(), formed.len());
+    for name in ["s4.pathway0_res1.branch2.a", "s5.pathway0_res1.branch2.c"] {
+        assert!(stored.contains(&name), "{name} is among {formed:?}");
+    }
+    for name in ["s2.pathway0_res1.branch2.c", "s2.pathway1_res1.branch2.b"] {
+        assert!(formed.contains(&name), "{name} is among {stored:?}");
+    }
+}

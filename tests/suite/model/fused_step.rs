@@ -2,6 +2,8 @@
 
 use half::bf16;
 use vcycle::device::{DType, Device};
+use vcycle::model::plan::StepOp;
+use vcycle::model::plan::fused::FusedOp;
 use vcycle::model::{Arch, Lowering, Mode, Model, ModelConfig, NamedArray, Network, PathwayInput, Plan, Transform};
 use vcycle::optimizer::SgdConfig;
 use vcycle::shape::StepShape;
@@ -189,6 +191,12 @@ fn check_step(device: &Device, arch: Arch) {
     let state = network.state_dict().expect("state");
     write_inputs(&network, Mode::Train, SHAPE, "x");
     let inputs = input_values(&network, Mode::Train, SHAPE, "x");
+    let of_grad_input = |stores: bool| {
+        let plan = network.plan(Mode::Train, SHAPE).expect("plan");
+        let is = |op: &StepOp| matches!(op, StepOp::Fused(FusedOp::ConvGradInput { store_dy, .. }) if store_dy.is_some() == stores);
+        plan.ops().filter(|op| is(op)).count()
+    };
+    assert!(of_grad_input(true) > 0 && of_grad_input(false) > 0, "{arch:?}: both ways must be tested");
     let losses = network.forward_backward(SHAPE, &LABELS, 0).expect("step");
     let logits = network.train_logits(SHAPE).expect("logits");
     let gradients = network.gradients().expect("gradients");

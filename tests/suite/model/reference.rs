@@ -198,8 +198,10 @@ impl<'a> Reference<'a> {
                 let (x, dy) = (self.load(input, false), self.load_grad(grad_output));
                 self.grads[filter] = conv3d::reference::grad_filter(op, &x, &dy);
             }
-            FusedOp::ConvGradInput { ref op, filter, ref grad_output, ref store, grad_input } => {
-                let dx = conv3d::reference::grad_input(op, &self.load_grad(grad_output), &self.params[filter]);
+            FusedOp::ConvGradInput { ref op, filter, ref grad_output, store_dy, ref store, grad_input } => {
+                let dy = self.load_grad(grad_output);
+                let dx = conv3d::reference::grad_input(op, &dy, &self.params[filter]);
+                store_dy.into_iter().for_each(|to| self.write(to, &dy, exact));
                 let add = store.accumulate.then(|| self.read(grad_input));
                 self.store_masked(&dx, add.as_deref(), store.mask, grad_input);
                 store.norms.iter().for_each(|norm| self.sums(&self.read(grad_input), norm));

@@ -2,11 +2,15 @@
 //!
 //! A value's gradient is complete when the last of its readers has written to it: that writer applies the ReLU's mask and forms
 //! the sums of the batch norms before it. The end of a block hands its masked gradient on to the shortcut, in the same memory.
+//!
+//! The gradient behind a batch norm is formed on load, by grad_input and by grad_filter; where the latter would do so several times,
+//! grad_input stores it.
 
 use super::{Done, FusedOp, FusedPlanner, Load, LoadGrad, NormGrad, PlannedMask, StoreGrad};
 use crate::error::Result;
 use crate::model::layers::{Layer, LayerOp, NormId, ValueId};
 use crate::model::plan::{StepOp, TensorId};
+use crate::ops::conv3d::{self, Conv3d};
 
 impl FusedPlanner<'_> {
     /// Plans the backward pass, after `forward`.
@@ -24,10 +28,18 @@ impl FusedPlanner<'_> {
             LayerOp::Conv { filter, .. } => {
                 let (op, grad_output) = (self.base.conv_op(layer), self.grad_of_convolution(y)?);
                 let input = done.load.unwrap_or(Load::stored(self.base.plan.values[x]));
-                self.push_back(FusedOp::ConvGradFilter { op, filter, input, grad_output });
-                if x >= self.base.model.num_pathways() {
+                let has_grad_input = x >= self.base.model.num_pathways();
+                let store_dy = has_grad_input.then(|| self.stored_grad(&op, &input, &grad_output)).flatten();
+                if store_dy.is_none() {
+                    self.push_back(FusedOp::ConvGradFilter { op, filter, input, grad_output });
+                }
+                if has_grad_input {
                     let (grad_input, store) = self.grad_to_write(x)?;
-                    self.push_back(FusedOp::ConvGradInput { op, filter, grad_output, store, grad_input });
+                    self.push_back(FusedOp::ConvGradInput { op, filter, grad_output, store_dy, store, grad_input });
+                }
+                if let Some(g) = store_dy {
+                    let grad_output = LoadGrad { g, norm: None };
+                    self.push_back(FusedOp::ConvGradFilter { op, filter, input, grad_output });
                 }
             }
             LayerOp::BatchNorm { .. } => {
@@ -85,6 +97,16 @@ impl FusedPlanner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A tensor for the gradient of a convolution's output, where it is better stored than formed by both of its readers.
+    fn stored_grad(&mut self, op: &Conv3d, input: &Load, grad: &LoadGrad) -> Option<TensorId> {
+        let (splits, (_, y)) = (self.base.plan.shape.splits, grad.norm?);
+        if !conv3d::prefers_stored_grad(self.stream, op, splits, input.scale_shift.is_some()) {
+            return None;
+        }
+        let name = format!("grad {}", self.base.plan.tensors[y].name);
+        Some(self.base.dense(name, op.output(), self.base.plan.lowering.dtype()))
     }
 
     /// The layer that makes `value`; values are numbered in the order of the layers, after the inputs.

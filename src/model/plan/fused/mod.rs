@@ -19,6 +19,7 @@ mod ops;
 pub use ops::{FusedOp, Load, LoadGrad, LoadJoin, NormGrad, NormStatistics, PlannedMask, StoreGrad, Table};
 
 use super::{Planner, TensorId};
+use crate::device::Stream;
 use crate::error::{Error, Result};
 use crate::model::layers::{LayerOp, NormId, ValueId};
 use crate::ops::conv3d::Conv3d;
@@ -59,6 +60,8 @@ struct Done {
 
 /// The planner of the fused form.
 pub(super) struct FusedPlanner<'a> {
+    /// Of the device that decides what is worth storing.
+    stream: &'a Stream,
     base: Planner<'a>,
     forms: Vec<Form>,
     norms: Vec<Option<NormTensors>>,
@@ -72,7 +75,7 @@ pub(super) struct FusedPlanner<'a> {
 }
 
 impl<'a> FusedPlanner<'a> {
-    pub(super) fn new(base: Planner<'a>) -> FusedPlanner<'a> {
+    pub(super) fn new(stream: &'a Stream, base: Planner<'a>) -> FusedPlanner<'a> {
         let model = base.model;
         let mut norm_of = vec![None; model.values.len()];
         for (i, layer) in model.layers.iter().enumerate() {
@@ -81,6 +84,7 @@ impl<'a> FusedPlanner<'a> {
             }
         }
         FusedPlanner {
+            stream,
             forms: vec![Form::Unknown; model.values.len()],
             norms: vec![None; model.norms.len()],
             done: vec![],
@@ -102,7 +106,7 @@ impl<'a> FusedPlanner<'a> {
 }
 
 /// Whether the tap at distance 0 reads each position of the input exactly once, as that of the output at the very position.
-fn reads_each_position_once(op: &Conv3d) -> bool {
+pub(super) fn reads_each_position_once(op: &Conv3d) -> bool {
     let (i, o) = (op.input, op.output());
     let has_center = |a: usize| (0..op.filter[a]).any(|k| k * op.dilation[a] == op.padding[a]);
     op.stride == [1; 3] && (i.t, i.h, i.w) == (o.t, o.h, o.w) && (0..3).all(has_center)

@@ -162,8 +162,15 @@ pub enum FusedOp {
     Conv { op: Conv3d, filter: ParamId, input: Load, statistics: Option<NormStatistics>, output: TensorId },
     /// `conv3d::grad_filter_fused`.
     ConvGradFilter { op: Conv3d, filter: ParamId, input: Load, grad_output: LoadGrad },
-    /// `conv3d::grad_input_fused`.
-    ConvGradInput { op: Conv3d, filter: ParamId, grad_output: LoadGrad, store: StoreGrad, grad_input: TensorId },
+    /// `conv3d::grad_input_fused`. `store_dy` receives the gradient on load, for grad_filter.
+    ConvGradInput {
+        op: Conv3d,
+        filter: ParamId,
+        grad_output: LoadGrad,
+        store_dy: Option<TensorId>,
+        store: StoreGrad,
+        grad_input: TensorId,
+    },
     /// `batch_norm::apply`, for what no convolution takes or stores.
     Apply { shape: ActivationShape, input: Load, output: TensorId },
     /// `batch_norm::gradient_sums`.
@@ -245,8 +252,9 @@ impl FusedOp {
                 input.visit(see);
                 grad_output.visit(see);
             }
-            FusedOp::ConvGradInput { ref grad_output, ref store, grad_input, .. } => {
+            FusedOp::ConvGradInput { ref grad_output, store_dy, ref store, grad_input, .. } => {
                 grad_output.visit(see);
+                store_dy.into_iter().for_each(|dy| see(Access::Write(dy)));
                 store.visit(grad_input, see);
             }
             FusedOp::Apply { ref input, output, .. } => {

@@ -52,17 +52,41 @@ pub fn with_grad_filter_limits<O>(limits: Limits, work: impl FnOnce() -> O) -> O
     work()
 }
 
-/// The emulator is taken to have few SMs, so that small tests have parts of several tiles.
+/// The emulator is taken to have few SMs, so that small tests have parts of several tiles. Without kernels plans are made to look at:
+/// those of an H100.
 fn limits(device: &Device) -> Limits {
     FORCED.get().unwrap_or_else(|| match device {
         Device::Cuda(cuda) => Limits::of(cuda.gpu().num_sms, cuda.gpu().max_shared_bytes),
-        _ => Limits::of(3, 99 << 10),
+        Device::Simt => Limits::of(3, 99 << 10),
+        Device::Cpu => Limits::of(132, 227 << 10),
     })
+}
+
+/// Whether grad_input had better store the gradient that it reads by a [`GradTable`]: see [`GradTable::store_dy`].
+pub(super) fn prefers_stored_grad(device: &Device, op: &Conv3d, splits: usize, has_prologue: bool) -> bool {
+    let sources = Sources {
+        splits: splits.min(op.input.n),
+        num_input: 1,
+        num_grad: 2,
+        has_input_prologue: has_prologue,
+        has_grad_prologue: true,
+        pixel_pairs: false,
+        has_bias: false,
+    };
+    let gain_us = plan::gain_of_stored_grad_us(op, sources, limits(device));
+    if prints_plans() {
+        eprintln!("{OP}: {op:?}, {splits} splits: a stored gradient gains {gain_us:.1?} us");
+    }
+    gain_us.is_some_and(|us| us > 0.0)
 }
 
 /// Other ops' tickets stay as they are: this one needs none.
 pub(super) fn workspace_bytes(device: &Device, op: &Conv3d) -> usize {
     TICKET_BYTES + plan::workspace_bytes(op, limits(device))
+}
+
+fn prints_plans() -> bool {
+    std::env::var_os("VCYCLE_PRINT_PLANS").is_some_and(|v| v == "1")
 }
 
 /// Plans are pure and asked for at each launch.
@@ -75,7 +99,7 @@ fn planned(op: &Conv3d, sources: Sources, limits: Limits) -> Result<Plan> {
     }
     let too_large = || Error::unsupported(OP, format!("no tile of it fits shared memory: {op:?}"));
     let plan = plan::plan(op, sources, limits).ok_or_else(too_large)?;
-    if std::env::var_os("VCYCLE_PRINT_PLANS").is_some_and(|v| v == "1") {
+    if prints_plans() {
         eprintln!("{OP}: {op:?}, {sources:?}: {plan}");
     }
     plans.insert((*op, sources, limits), plan.clone());
