@@ -1,11 +1,14 @@
 //! The convolutions of a training step, at layers of SlowFast-8x8-R50: on the CPU as they are, on kernels with what is fused to
-//! them as well. GFLOP/s count two per multiply-add, padding included; bytes count each operand once.
+//! them as well, on mma.sync and, where the device and the layer have them, on wgmma. GFLOP/s count two per multiply-add, padding
+//! included; bytes count each operand once.
 
 use criterion::{Criterion, Throughput};
 use vcycle::device::cpu::Isa;
 use vcycle::device::{Buffer, DType, Device, Slice, Stream, Tensor};
+use vcycle::error::Error;
 use vcycle::ops::conv3d::{
-    self, Conv3d, Direction, Epilogue, GradEpilogue, GradNorm, GradTable, Mask, Prologue, Statistics,
+    self, Conv3d, Direction, Epilogue, GradEpilogue, GradNorm, GradTable, Mask, Method, Prologue, Statistics,
+    with_method,
 };
 use vcycle::shape::ActivationShape;
 
@@ -135,33 +138,41 @@ fn bench_kernels(c: &mut Criterion) {
         op.input.c = op.input.c.max(4);
         op.input.n = if is_smoke() { 1 } else { CLIPS };
         let is_first = cases::flag(&row, "is_first");
-        let layer = Layer::new(&stream, op);
-        let (i, o) = (op.input.num_elements(), op.output().num_elements());
-        for (direction, is_fused) in
-            [("forward", false), ("forward", true), ("grad_input", false), ("grad_input", true)]
-        {
-            if is_first && (direction == "grad_input" || is_fused) {
-                continue;
-            }
-            let beside = match (direction, is_fused) {
-                (_, false) => 0,
-                ("forward", _) => 0,
-                _ => i + o, // x for mask and sums; y of the table
-            };
-            let bytes = 2 * (i + o + beside + op.filter_len()) as u64;
-            let mut group = c.benchmark_group(format!("conv3d_{direction}"));
-            group.throughput(Throughput::ElementsAndBytes { elements: 2 * op.macs(), bytes });
-            let form = if is_fused { "fused_bf16" } else { "bf16" };
-            group.bench_function(format!("{}/{form}_n{}", cases::text(&row, "name"), op.input.n), |b| {
-                b.iter_custom(|rounds| {
-                    time(&stream, rounds, || match direction {
-                        "forward" => layer.forward(&stream, is_fused).expect("forward"),
-                        _ => layer.grad_input(&stream, is_fused).expect("grad_input"),
-                    })
-                });
-            });
-            group.finish();
+        for (method, name) in [(Method::Mma, "mma"), (Method::Wgmma { tile_n: None }, "wgmma")] {
+            with_method(method, || bench_layer(c, &stream, cases::text(&row, "name"), name, op, is_first));
         }
+    }
+}
+
+fn bench_layer(c: &mut Criterion, stream: &Stream, name: &str, method: &str, op: Conv3d, is_first: bool) {
+    let layer = Layer::new(stream, op);
+    let (i, o) = (op.input.num_elements(), op.output().num_elements());
+    for (direction, is_fused) in [("forward", false), ("forward", true), ("grad_input", false), ("grad_input", true)] {
+        if is_first && (direction == "grad_input" || is_fused) {
+            continue;
+        }
+        let run = || match direction {
+            "forward" => layer.forward(stream, is_fused),
+            _ => layer.grad_input(stream, is_fused),
+        };
+        // Not every layer and device has wgmma.
+        match run() {
+            Err(Error::Unsupported { .. }) if method == "wgmma" => continue,
+            outcome => outcome.expect(name),
+        }
+        let beside = match (direction, is_fused) {
+            (_, false) => 0,
+            ("forward", _) => 0,
+            _ => i + o, // x for mask and sums; y of the table
+        };
+        let bytes = 2 * (i + o + beside + op.filter_len()) as u64;
+        let mut group = c.benchmark_group(format!("conv3d_{direction}"));
+        group.throughput(Throughput::ElementsAndBytes { elements: 2 * op.macs(), bytes });
+        let form = if is_fused { "fused_bf16" } else { "bf16" };
+        group.bench_function(format!("{name}/{method}_{form}_n{}", op.input.n), |b| {
+            b.iter_custom(|rounds| time(stream, rounds, || run().expect(name)));
+        });
+        group.finish();
     }
 }
 

@@ -41,17 +41,17 @@ __device__ __forceinline__ void load_floats(float (&to)[8], uint64_t base, int64
 
 // Sums over the tile's rows: threads of equal threadIdx.x % CHUNKS_N have added rows of the same 8 channels. In f64, so that
 // only the few rows of a thread are added in f32. The result is of the threads below N, one a channel. scratch: [8 warps][N].
-template <int N>
+template <int N, class Team>
 __device__ __forceinline__ double sum_of_rows(const float (&v)[8], double* scratch) {
     constexpr int CHUNKS = Tile<N>::CHUNKS_N;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    __syncthreads();
+    Team().sync();
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         const double sum = warp_reduce<32, CHUNKS>(double(v[i]), Sum());
         if (lane < CHUNKS) scratch[warp * N + lane * 8 + i] = sum;
     }
-    __syncthreads();
+    Team().sync();
     double sum = 0.0;
     if (threadIdx.x < N)
 #pragma unroll
@@ -69,8 +69,9 @@ struct BlockTile {
     int channels;        // of the whole target
 };
 
-// A function of its own: its code is in a file once, not in each kernel. Forward and grad_input keep other sums.
-template <class T, int N, bool GRAD, bool CHECKED>
+// A function of its own: its code is in a file once, not in each kernel. Forward and grad_input keep other sums. Team: the
+// block's first THREADS threads, where there are others.
+template <class T, int N, bool GRAD, bool CHECKED, class Team = BlockTeam>
 __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, BlockTile b, float* sums) {
     using Tile = Tile<N>;
     constexpr int ROWS = THREADS / Tile::CHUNKS_N;
@@ -152,24 +153,24 @@ __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, B
     const int rows_of_sums = GRAD ? 1 + e.num_norms : 3, channel = threadIdx.x % N;
     const bool exists = channel < b.left, writes = exists && threadIdx.x < N;
     float* partial = floats(p.partials) + int64_t(b.tile) * rows_of_sums * b.channels + b.first_c + channel;
-    const double sum = sum_of_rows<N>(total, scratch);
+    const double sum = sum_of_rows<N, Team>(total, scratch);
     if constexpr (GRAD) {
         if (writes) partial[0] = float(sum);
 #pragma unroll
         for (int k = 0; k < 2; k++) {
             if (k >= e.num_norms) break;
-            const double product = sum_of_rows<N>(products[k], scratch);
+            const double product = sum_of_rows<N, Team>(products[k], scratch);
             if (writes) partial[(1 + k) * b.channels] = float(product);
         }
     } else {
-        const double count = double(b.num_rows), squares = sum_of_rows<N>(products[0], scratch);
+        const double count = double(b.num_rows), squares = sum_of_rows<N, Team>(products[0], scratch);
         if (writes) {
             const double first = double(to_f32(from_f32<T>(sums[channel]))), m2 = fma(-sum, sum / count, squares);
             partial[0] = float(count), partial[b.channels] = float(first + sum / count);
             partial[2 * b.channels] = m2 < 0.0 ? 0.0f : float(m2);
         }
     }
-    __syncthreads();
-    finish_statistics<N, GRAD>(p, b.number, b.column, b.channels, b.first_c + channel, exists, m.flag,
+    Team().sync();
+    finish_statistics<N, GRAD, Team>(p, b.number, b.column, b.channels, b.first_c + channel, exists, m.flag,
                                scratch);
 }

@@ -7,8 +7,6 @@
 #include "prologue.cuh"
 #include "tile.cuh"
 
-enum Prologue { PLAIN = 0, AFFINE = 1, JOIN = 2 };  // none; relu(s x + b); two tensors
-
 // Steps under way. The more memory a stage takes the fewer there are, so that two blocks share a multiprocessor.
 template <int PROLOGUE>
 constexpr int STAGES = PROLOGUE == JOIN ? 2 : 3;

@@ -247,6 +247,20 @@ HOST_DEVICE HaloAxis halo_axis(const AxisClass& a, int32_t first_row, int32_t ro
     return {first_row * a.row_step + low, (rows - 1) * a.row_step + reach + 1};
 }
 
+// A run of rows at unit stride, where source and target have the same sizes [t][h][w]: rows and positions are the same numbers.
+// With tap (jt, jh, jw) row r of the run reads position first_row + run_halo_first(jt) + run_halo_row(jh, jw) + r, if that tap
+// lies inside for it: all taps of a frame of the filter read one longer run of positions.
+HOST_DEVICE int32_t lowest_offset(const AxisClass& a) {
+    const int32_t last = a.offset(a.taps - 1);
+    return last < a.first_offset ? last : a.first_offset;
+}
+HOST_DEVICE int32_t run_halo_first(const RowClass& c, int32_t jt, int32_t size_h, int32_t size_w) {
+    return (c.t.offset(jt) * size_h + lowest_offset(c.h)) * size_w + lowest_offset(c.w);
+}
+HOST_DEVICE int32_t run_halo_row(const RowClass& c, int32_t jh, int32_t jw, int32_t size_w) {
+    return (c.h.offset(jh) - lowest_offset(c.h)) * size_w + c.w.offset(jw) - lowest_offset(c.w);
+}
+
 // ---- shared memory -----------------------------------------------------------------------------------------------------
 
 // 16-byte chunks of 8 elements; a row has CHUNKS of them. The eight rows that one ldmatrix reads at the same

@@ -6,38 +6,7 @@
 #pragma once
 #include "epilogue.cuh"
 #include "gather.cuh"
-
-// A block whose tile is cut into slices leaves its sums in memory; the last one adds all of them up, in the order of slices.
-// The same thread reads what the thread of its number wrote. Returns whether this block goes on.
-template <int N>
-__device__ __forceinline__ bool join_slices(const Conv3dParams& p, const BlockMemory& m, uint64_t tile_of_all,
-                                            uint32_t* tickets, float (&acc)[Tile<N>::MMAS_M][Tile<N>::MMAS_N][4]) {
-    constexpr int SUMS = TILE_M * N;
-    const auto at = [&](int slice, int i, int j) {
-        const int64_t first = (int64_t(tile_of_all) * p.slices + slice) * SUMS;
-        return reinterpret_cast<float4*>(floats(p.slice_sums) + first) + (i * 4 + j) * THREADS + threadIdx.x;
-    };
-#pragma unroll
-    for (int i = 0; i < Tile<N>::MMAS_M; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            *at(blockIdx.y, i, j) = make_float4(acc[i][j][0], acc[i][j][1], acc[i][j][2], acc[i][j][3]);
-    if (!is_last(BlockTeam(), tickets + tile_of_all, p.slices, m.flag)) return false;
-#pragma unroll
-    for (int i = 0; i < Tile<N>::MMAS_M; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 1
-            for (int slice = 0; slice < p.slices; slice++) {
-                const float4 v = __ldcg(at(slice, i, j));
-                sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
-            }
-            acc[i][j][0] = sum.x, acc[i][j][1] = sum.y, acc[i][j][2] = sum.z, acc[i][j][3] = sum.w;
-        }
-    __syncthreads();  // the flag is used again
-    return true;
-}
+#include "slices.cuh"
 
 // Which tile this block makes: neighbouring blocks share rows. num_rows is left open.
 __device__ __forceinline__ BlockTile block_tile(const Conv3dParams& p, int tile_m, int tile_n) {
@@ -51,11 +20,6 @@ __device__ __forceinline__ BlockTile block_tile(const Conv3dParams& p, int tile_
     b.channels = p.groups * p.target_channels;
     return b;
 }
-__device__ __forceinline__ uint32_t* slice_tickets(const Conv3dParams& p) {
-    return reinterpret_cast<uint32_t*>(p.tickets) +
-           int64_t(p.columns) * (p.gather.splits * int(p.groups_per_split) + 1);
-}
-
 template <class T, int N, bool GRAD, int PROLOGUE>
 __device__ __forceinline__ void conv3d_mma(const Conv3dParams& p) {
     using Gather = Gather<T, N, GRAD, PROLOGUE>;
@@ -109,8 +73,8 @@ __device__ __forceinline__ void conv3d_mma(const Conv3dParams& p) {
     }
     cp_async_wait<0>();
     if (p.slices > 1) {
-        const uint64_t tile_of_all = uint64_t(b.tile) * p.columns + b.column;
-        if (!join_slices<N>(p, m, tile_of_all, slice_tickets(p), acc)) return;
+        constexpr int SUMS = sizeof(acc) / sizeof(float);
+        if (!join_slices(p, BlockTeam(), b, blockIdx.y, m.flag, reinterpret_cast<float(&)[SUMS]>(acc))) return;
     }
     __syncthreads();
     float* sums = reinterpret_cast<float*>(m.stages);

@@ -58,9 +58,12 @@ struct Conv3dParams {
     uint32_t group_tiles, groups_per_split;  // tiles whose statistics are joined first
     int32_t slices;          // parts of gemm_k that blocks of their own sum up
     int32_t groups;
-    int32_t reserved;
+    // Of wgmma.
+    int32_t tiles;           // of rows
+    int32_t halo_rows;       // that a tile reads with one frame of the filter
+    int32_t source_stages, filter_stages, reserved;
 };
-static_assert(sizeof(Conv3dParams) == 56 + 56 + 248 + 104 + 12 + 44, "mirrored in Rust");
+static_assert(sizeof(Conv3dParams) == 56 + 56 + 248 + 104 + 12 + 60, "mirrored in Rust");
 
 // For the kernel that stores what a prologue of two tensors makes.
 struct PrologueOnlyParams {

@@ -9,6 +9,8 @@
 #include "../common/storage.cuh"
 #include "params.cuh"
 
+enum Prologue { PLAIN = 0, AFFINE = 1, JOIN = 2 };  // none; relu(s x + b); two tensors
+
 // Per-channel factors of one chunk, in registers.
 struct AffineChunk {
     float scale[8], shift[8];

@@ -3,7 +3,7 @@
 
 use std::ffi::c_void;
 
-use super::{CudaDevice, Device, Slice, Stream};
+use super::{CudaDevice, Device, Slice, Stream, TensorMap};
 use crate::error::{Error, Result};
 
 /// How many threads a kernel is launched with.
@@ -113,6 +113,21 @@ pub(crate) fn run<P: bytemuck::Pod>(
     writes: &[&Slice],
     params: &P,
 ) -> Result<()> {
+    run_with_maps(stream, op, kernel, config, reads, writes, params, &[])
+}
+
+/// [`run`] for a kernel that takes tensor maps after its params: of memory among `reads` and `writes`.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn run_with_maps<P: bytemuck::Pod>(
+    stream: &Stream,
+    op: &'static str,
+    kernel: &str,
+    config: LaunchConfig,
+    reads: &[&Slice],
+    writes: &[&Slice],
+    params: &P,
+    maps: &[TensorMap],
+) -> Result<()> {
     for slice in reads.iter().chain(writes) {
         slice.check_device(stream.device(), op)?;
     }
@@ -122,5 +137,7 @@ pub(crate) fn run<P: bytemuck::Pod>(
     // SAFETY: kernels and their params are parts of this crate: sizes are asserted on both sides, and an op checks its
     // shapes against the lengths of these slices before it comes here. Buffers outlive queued work, because freeing waits;
     // on the emulator they are locked until it is done.
-    unsafe { launch(stream, op, kernel, config, &[bytemuck::bytes_of(params)]) }
+    let arguments: Vec<&[u8]> =
+        [bytemuck::bytes_of(params)].into_iter().chain(maps.iter().map(bytemuck::bytes_of)).collect();
+    unsafe { launch(stream, op, kernel, config, &arguments) }
 }

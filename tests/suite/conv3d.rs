@@ -6,6 +6,7 @@ mod fused_grad;
 mod kernels;
 mod mapping;
 mod typed;
+mod wgmma;
 
 mod grad_filter;
 

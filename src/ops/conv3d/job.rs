@@ -1,9 +1,11 @@
 //! One launch of a convolution: its memory, its plan, and what is filled in from both.
 
 use super::params::{ConvAxis, ConvGather, FastDiv, PackPairsParams, Params};
-use super::plan::{self, OnLoad, Pairs, Plan, Request};
-use super::{Conv3d, Direction};
-use crate::device::{DType, Device, LaunchConfig, Slice, Stream, Tensor, launch};
+use super::plan::{self, OnLoad, Pairs, Plan, Request, TILE_K, Wgmma};
+use super::{Conv3d, Direction, method};
+use crate::device::{
+    DType, Device, LaunchConfig, OutOfBounds, Slice, Stream, Swizzle, Tensor, TensorLayout, TensorMap, launch,
+};
 use crate::error::{Error, Result};
 use crate::ops::TICKET_BYTES;
 
@@ -73,6 +75,8 @@ pub(super) struct Job<'a> {
     pub has_even_pitches: bool,
     /// Whether the input may be read as pairs of pixels.
     pub may_pair: bool,
+    /// What is gathered, and what it is joined with.
+    pub sources: [Option<&'a Tensor>; 2],
 }
 
 impl<'a> Job<'a> {
@@ -80,6 +84,7 @@ impl<'a> Job<'a> {
     pub(super) fn gather(&mut self, source: &'a Tensor, target: &'a Tensor) {
         (self.params.source, self.params.source_pitch) = (self.memory.read(source.memory()), source.pitch_c() as i32);
         (self.params.target, self.params.target_pitch) = (self.memory.write(target.memory()), target.pitch_c() as i32);
+        self.sources[0] = Some(source);
         self.look_at(Some(target));
         // Of pixels in pairs the pitch is that of a pair.
         if !self.may_pair {
@@ -106,6 +111,7 @@ impl<'a> Job<'a> {
             launches_before: self.launches_before,
             is_aligned: self.has_even_pitches && !self.memory.is_misaligned,
             num_sms: num_sms(self.stream),
+            method: method::of(self.name, self.stream)?,
         };
         let pairs = plan::pairs(self.op).filter(|_| self.may_pair && request.is_aligned);
         request.is_aligned &= !self.may_pair || pairs.is_some();
@@ -137,8 +143,36 @@ impl<'a> Job<'a> {
             self.pack(&pairs)?;
         }
         self.fill(&request, &plan);
-        let config = LaunchConfig { grid: plan.grid(), block: [THREADS, 1, 1], shared_bytes: plan.shared_bytes as u32 };
-        launch::run(self.stream, self.name, &plan.kernel, config, &self.memory.reads, &self.memory.writes, &self.params)
+        let block = [plan.threads(), 1, 1];
+        let config = LaunchConfig { grid: plan.grid(), block, shared_bytes: plan.shared_bytes as u32 };
+        let maps = plan.wgmma.map_or(Ok(vec![]), |form| self.maps(&form))?;
+        let (reads, writes) = (&self.memory.reads, &self.memory.writes);
+        launch::run_with_maps(self.stream, self.name, &plan.kernel, config, reads, writes, &self.params, &maps)
+    }
+
+    /// The source, what it is joined with (or the source again), the filter.
+    fn maps(&self, form: &Wgmma) -> Result<Vec<TensorMap>> {
+        let map = |memory: &Slice, sizes: &[u64], pitches_bytes: &[u64], boxes: &[u32]| {
+            let element_steps = &vec![1; sizes.len()];
+            let (swizzle, out_of_bounds) = (Swizzle::Bytes128, OutOfBounds::Zero);
+            TensorMap::tiled(
+                &TensorLayout { memory, sizes, pitches_bytes, element_steps, swizzle, out_of_bounds },
+                boxes,
+            )
+        };
+        let step = TILE_K as u32;
+        let mut maps = Vec::with_capacity(3);
+        for source in [self.sources[0], self.sources[1].or(self.sources[0])].into_iter().flatten() {
+            let sizes = [source.shape().c as u64, source.shape().num_positions() as u64];
+            let pitch = [2 * source.pitch_c() as u64];
+            let rows = (form.halo_rows / form.boxes()) as u32;
+            maps.push(map(source.memory(), &sizes, &pitch, &[step, rows])?);
+        }
+        let (c_in, taps) = (self.op.input.c as u64, self.op.filter.iter().product::<usize>() as u64);
+        let (sizes, pitches) = ([c_in, taps, self.op.c_out as u64], [2 * c_in, 2 * c_in * taps]);
+        let rows = if self.direction == Direction::GradInput { step } else { form.width as u32 };
+        maps.push(map(self.filter, &sizes, &pitches, &[step, 1, rows])?);
+        Ok(maps)
     }
 
     /// Writes the filter to where `params.filter` says, in pairs of taps.
@@ -176,5 +210,9 @@ impl<'a> Job<'a> {
         p.tiles_per_split = plan.tiles_per_split as u32;
         (p.group_tiles, p.groups_per_split) = (plan.group_tiles as u32, plan.groups_per_split as u32);
         (p.slices, p.groups) = (plan.slices as i32, self.op.groups as i32);
+        if let Some(form) = plan.wgmma {
+            (p.tiles, p.halo_rows) = (plan.tiles as i32, form.halo_rows as i32);
+            (p.source_stages, p.filter_stages) = (form.source_stages as i32, form.filter_stages as i32);
+        }
     }
 }

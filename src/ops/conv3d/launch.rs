@@ -4,6 +4,7 @@ use bytemuck::Zeroable;
 
 use super::fused::{Checker, Epilogue, GradEpilogue, GradTable, Mask, Prologue};
 use super::job::{Job, Memory, THREADS, num_sms};
+use super::method::{self, Method};
 use super::params::{GradNormParams, Params, PrologueOnlyParams, PrologueParams, address, placed};
 use super::plan::{self, OnLoad, Request};
 use super::{Conv3d, Direction};
@@ -80,6 +81,7 @@ pub(super) fn forward(
         launches_before: usize::from(stored.is_some()),
         has_even_pitches: true,
         may_pair: prologue.is_none() && input.pitch_c() == 4,
+        sources: [None, join.map(|join| join.residual)],
     };
     job.gather(input, output);
     if let Some(p) = prologue {
@@ -165,6 +167,7 @@ pub(super) fn grad_input(
         launches_before: usize::from(stored.is_some()),
         has_even_pitches: true,
         may_pair: false,
+        sources: [None, table.map(|t| t.y)],
     };
     job.gather(grad_output, grad_input);
     if let Some(t) = table {
@@ -291,7 +294,8 @@ fn store_prologue(
 
 /// Bytes of workspace that serve every call with these sizes: any on-load form, any alignment.
 pub(super) fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction, splits: usize, sums: usize) -> usize {
-    let bytes = |op: &Conv3d, output: ActivationShape, on_load: OnLoad, is_aligned: bool| {
+    let method = method::of("conv3d", stream).unwrap_or_default();
+    let bytes_of = |op: &Conv3d, output: ActivationShape, on_load: OnLoad, is_aligned: bool, method: Method| {
         let request = Request {
             op: *op,
             output,
@@ -304,8 +308,12 @@ pub(super) fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction
             launches_before: 0,
             is_aligned,
             num_sms: num_sms(stream),
+            method,
         };
         plan::plan("conv3d", &request).map_or(0, |plan| plan.workspace_bytes)
+    };
+    let bytes = |op: &Conv3d, output: ActivationShape, on_load: OnLoad, is_aligned: bool| {
+        [method, Method::Mma].into_iter().map(|m| bytes_of(op, output, on_load, is_aligned, m)).max().unwrap_or(0)
     };
     let loads = [OnLoad::Plain, OnLoad::Affine, OnLoad::Join];
     let plain = loads.map(|load| [false, true].map(|is_aligned| bytes(op, op.output(), load, is_aligned)));

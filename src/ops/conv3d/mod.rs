@@ -9,6 +9,7 @@ mod fused;
 mod grad_filter;
 mod job;
 mod launch;
+mod method;
 mod params;
 mod plan;
 #[doc(hidden)]
@@ -18,6 +19,8 @@ pub use fused::{Epilogue, Evaluation, GradEpilogue, GradNorm, GradTable, Join, M
 pub use grad_filter::GradFilterSources;
 #[doc(hidden)]
 pub use grad_filter::{Limits as GradFilterLimits, with_grad_filter_limits};
+#[doc(hidden)]
+pub use method::{Method, with_method};
 
 use crate::device::cpu::Isa;
 use crate::device::{Device, Slice, Stream, Tensor, with_host};

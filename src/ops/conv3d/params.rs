@@ -140,6 +140,10 @@ pub(super) struct Params {
     pub groups_per_split: u32,
     pub slices: i32,
     pub groups: i32,
+    pub tiles: i32,
+    pub halo_rows: i32,
+    pub source_stages: i32,
+    pub filter_stages: i32,
     pub reserved: i32,
 }
 
@@ -171,7 +175,7 @@ const _: () = assert!(size_of::<PackPairsParams>() == 32);
 const _: () = assert!(size_of::<PrologueParams>() == 56 && offset_of!(PrologueParams, has_relu) == 48);
 const _: () = assert!(size_of::<GradNormParams>() == 64 && offset_of!(EpilogueParams, norms) == 104);
 const _: () = assert!(size_of::<EpilogueParams>() == 248 && size_of::<ConvGather>() == 104);
-const _: () = assert!(size_of::<Params>() == 520 && offset_of!(Params, gather) == 360);
+const _: () = assert!(size_of::<Params>() == 536 && offset_of!(Params, gather) == 360);
 const _: () = assert!(offset_of!(Params, source_chunks) == 464 && size_of::<PrologueOnlyParams>() == 88);
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 
 mod halo;
 mod pairs;
+mod show;
 #[cfg(test)]
 mod tests;
+mod wgmma;
 
-use std::fmt;
-
+use super::method::Method;
 use super::{Conv3d, Direction};
 use crate::device::DType;
 use crate::error::{Error, Result};
@@ -15,10 +16,11 @@ use crate::ops::TICKET_BYTES;
 use crate::shape::ActivationShape;
 use halo::Halo;
 pub(super) use pairs::{Pairs, pairs};
+pub(super) use wgmma::Wgmma;
 
 /// Rows of a tile, and the channels of one step (`TILE_M`, `TILE_K` and `THREADS` in the kernels).
 const TILE_M: usize = 128;
-const TILE_K: usize = 64;
+pub(super) const TILE_K: usize = 64;
 const THREADS: usize = 256;
 /// Coordinates and filter extents stay below it (`MAX_COORDINATE` in the kernels).
 const MAX_COORDINATE: usize = 1 << 14;
@@ -58,6 +60,8 @@ pub(super) struct Request {
     /// Whether all addresses are multiples of 16 and all pitches of 8.
     pub is_aligned: bool,
     pub num_sms: usize,
+    /// `Auto` is for a device that has wgmma.
+    pub method: Method,
 }
 
 /// The choice, with where its parts of the workspace begin.
@@ -69,6 +73,7 @@ pub(super) struct Plan {
     pub tile_n: usize,
     /// Rows of a box along (t, h, w); zeros where a tile is a run of rows.
     pub boxes: [usize; 3],
+    pub wgmma: Option<Wgmma>,
     /// Tiles of the target's channels, of all groups.
     pub columns: usize,
     pub clips_per_split: usize,
@@ -181,6 +186,7 @@ fn tile_n(channels: usize) -> usize {
 struct Form {
     is_vector: bool,
     halo: Option<Halo>,
+    wgmma: Option<Wgmma>,
     why: &'static str,
     tile_m: usize,
     tile_n: usize,
@@ -188,33 +194,40 @@ struct Form {
 }
 
 impl Form {
-    fn of(r: &Request, classes: &[[AxisClass; 3]]) -> Form {
+    fn of(r: &Request, classes: &[[AxisClass; 3]], wgmma: Option<Wgmma>) -> Form {
         let (source_c, target_c) = r.channels();
         let is_even = source_c.is_multiple_of(8) && target_c.is_multiple_of(8);
-        let checked = |why| Form { is_vector: false, halo: None, why, tile_m: TILE_M, tile_n: 64, boxes: [0; 3] };
+        let checked =
+            |why| Form { is_vector: false, halo: None, wgmma, why, tile_m: TILE_M, tile_n: 64, boxes: [0; 3] };
         match (r.op.groups, is_even, r.is_aligned) {
             (1, true, true) => {}
             (1, true, false) => return checked("an address or a pitch is no multiple of 8 elements"),
             (1, false, _) => return checked("channels are no multiple of 8"),
             _ => return checked("groups"),
         }
+        let runs = |wgmma, why, tile_n| Form {
+            is_vector: true,
+            halo: None,
+            wgmma,
+            why,
+            tile_m: TILE_M,
+            tile_n,
+            boxes: [0; 3],
+        };
+        if let Some(form) = wgmma {
+            return runs(wgmma, "unit stride, channels in chunks of 64", form.sums_n());
+        }
         match halo::halo(r, classes) {
             Some(halo) => Form {
                 is_vector: true,
                 halo: Some(halo),
+                wgmma,
                 why: "few channels and several taps",
                 tile_m: 4096 / halo.tile_n,
                 tile_n: halo.tile_n,
                 boxes: halo.boxes,
             },
-            None => Form {
-                is_vector: true,
-                halo: None,
-                why: "channels in chunks of 8",
-                tile_m: TILE_M,
-                tile_n: tile_n(target_c),
-                boxes: [0; 3],
-            },
+            None => runs(None, "channels in chunks of 8", tile_n(target_c)),
         }
     }
 
@@ -228,8 +241,8 @@ impl Form {
     }
 
     fn shared_bytes(&self, r: &Request, steps: usize) -> usize {
-        if let Some(halo) = &self.halo {
-            return halo.shared_bytes;
+        if let Some(bytes) = self.halo.map(|halo| halo.shared_bytes).or(self.wgmma.map(|form| form.shared_bytes)) {
+            return bytes;
         }
         let taps: usize = r.op.filter.iter().product();
         let block_memory = (TILE_M * 20 + 16 + taps * 20).next_multiple_of(128);
@@ -252,6 +265,9 @@ impl Form {
             (OnLoad::Join, true) => "table_",
         };
         let (m, n) = (self.tile_m, self.tile_n);
+        if let Some(form) = self.wgmma {
+            return format!("conv3d_{direction}_{load}wgmma{m}x{}_{dtype}", form.width);
+        }
         match (self.is_vector, self.halo) {
             (false, _) => format!("conv3d_gather_checked128x64_{dtype}"),
             (_, Some(_)) => format!("conv3d_{direction}_{load}halo{m}x{n}_{dtype}"),
@@ -274,7 +290,8 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
     r.check(name)?;
     let (source_c, target_c) = r.channels();
     let classes = r.classes();
-    let form = Form::of(r, &classes);
+    let cannot = |why| Error::unsupported(name, format!("wgmma does not take {}: {why}", r.op.input));
+    let form = Form::of(r, &classes, wgmma::wgmma(r, &classes).map_err(cannot)?);
     let columns = r.op.groups * target_c.div_ceil(form.tile_n);
 
     let clips_per_split = r.op.input.n.div_ceil(r.splits);
@@ -288,9 +305,16 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
     let most_taps = classes.iter().map(|c| c[0].taps * c[1].taps * c[2].taps).max().unwrap_or(0);
     let steps = (most_taps * source_c.div_ceil(8)).div_ceil(TILE_K / 8);
     let can_slice = form.is_vector && form.halo.is_none();
-    let slices = if can_slice { slices(tiles * columns, steps, r.num_sms) } else { 1 };
+    let slices = match form.wgmma {
+        // A slice is whole frames of the filter.
+        Some(wide) => {
+            slices(wide.works(tiles, columns, 1), steps, r.num_sms).min(r.op.filter[0] * source_c.div_ceil(TILE_K))
+        }
+        None if can_slice => slices(tiles * columns, steps, r.num_sms),
+        None => 1,
+    };
     let shared_bytes = form.shared_bytes(r, steps);
-    if shared_bytes > MAX_SHARED_BYTES {
+    if shared_bytes > MAX_SHARED_BYTES && form.wgmma.is_none() {
         let taps = r.op.filter;
         let message = format!("a filter of {taps:?} needs {shared_bytes} bytes of shared memory of {MAX_SHARED_BYTES}");
         return Err(Error::unsupported(name, message));
@@ -317,6 +341,7 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
         tile_m: form.tile_m,
         tile_n: form.tile_n,
         boxes: form.boxes,
+        wgmma: form.wgmma,
         columns,
         clips_per_split,
         splits_used,
@@ -346,54 +371,4 @@ fn sums_bytes(tile_n: usize) -> usize {
 /// long enough.
 fn slices(blocks: usize, steps: usize, num_sms: usize) -> usize {
     (num_sms / blocks).min(steps / MIN_STEPS_OF_SLICE).max(1)
-}
-
-impl Plan {
-    pub(super) fn grid(&self) -> [u32; 3] {
-        [(self.tiles * self.columns) as u32, self.slices as u32, 1]
-    }
-
-    /// Blocks over what the multiprocessors hold at once: two each, or what shared memory allows.
-    fn waves(&self) -> f64 {
-        let at_once = (MAX_SHARED_BYTES / self.shared_bytes).clamp(1, 2) * self.num_sms;
-        (self.tiles * self.columns * self.slices) as f64 / at_once as f64
-    }
-
-    /// Prints the plan, each one once, where VCYCLE_PRINT_PLANS=1 asks for it.
-    pub(super) fn print(&self, r: &Request) {
-        use std::collections::HashSet;
-        use std::sync::{Mutex, OnceLock};
-        static ASKED: OnceLock<bool> = OnceLock::new();
-        static SAID: OnceLock<Mutex<HashSet<Request>>> = OnceLock::new();
-        if !*ASKED.get_or_init(|| std::env::var_os("VCYCLE_PRINT_PLANS").is_some_and(|v| v == "1")) {
-            return;
-        }
-        let mut said = SAID.get_or_init(Mutex::default).lock().unwrap_or_else(|p| p.into_inner());
-        if said.insert(*r) {
-            println!("plan: conv3d {:?} {} -> {}: {self}", r.direction, r.op.input, r.output);
-        }
-    }
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} ({}): {} x {} tiles of {}x{}, {} splits, {} slices, {:.2} waves, {} shared bytes, {} launches, {:.1} MB, \
-             {:.2} GFLOP",
-            self.kernel,
-            self.why,
-            self.tiles,
-            self.columns,
-            self.tile_m,
-            self.tile_n,
-            self.splits_used,
-            self.slices,
-            self.waves(),
-            self.shared_bytes,
-            self.launches,
-            self.bytes as f64 / 1e6,
-            self.flops as f64 / 1e9
-        )
-    }
 }

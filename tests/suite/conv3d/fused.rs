@@ -11,7 +11,7 @@ use crate::golden::fill;
 
 /// What happens on load.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Load {
+pub enum Load {
     Plain,
     Affine,
     /// With a residual as it is, or one with a table; stored or not.
@@ -23,14 +23,14 @@ enum Load {
 
 /// What happens on store.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Store {
+pub enum Store {
     Statistics,
     Evaluation,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Fused {
-    name: &'static str,
+pub struct Fused {
+    pub name: &'static str,
     input: [usize; 5],
     c_out: usize,
     filter: [usize; 3],
@@ -42,8 +42,8 @@ struct Fused {
     store: Store,
 }
 
-const JOIN: Load = Load::Join { table: false, stored: true };
-const JOIN_TABLE: Load = Load::Join { table: true, stored: true };
+pub const JOIN: Load = Load::Join { table: false, stored: true };
+pub const JOIN_TABLE: Load = Load::Join { table: true, stored: true };
 
 /// Shapes are small; each row says why it is there.
 #[rustfmt::skip]
@@ -75,7 +75,7 @@ const CASES: [Fused; 13] = [
 ];
 
 #[allow(clippy::too_many_arguments)]
-const fn case(
+pub const fn case(
     name: &'static str,
     input: [usize; 5],
     c_out: usize,
@@ -298,7 +298,7 @@ fn check_statistics(what: &str, case: &Fused, o: &Operands, got: &Results) {
     assert_eq!(got.skip, 0, "{what}: skip");
 }
 
-fn check<T: Half>(device: &Device, case: &Fused) {
+pub fn check<T: Half>(device: &Device, case: &Fused) {
     let what = format!("{} {} on {device}", case.name, T::NAME);
     let o = case.integers();
     let got = run::<T>(device, case, &o);
@@ -327,21 +327,20 @@ fn fused_forward_agrees_with_the_reference() {
     }
 }
 
+pub fn same_bits_in_all_modes(device: &Device, case: &Fused) {
+    let o = case.random::<half::bf16>();
+    let bits = |r: &Results| (r.y.clone(), r.joined.clone(), format!("{:?}", (&r.stats, &r.scale_shift, &r.running)));
+    let first = bits(&run::<half::bf16>(device, case, &o));
+    executors::in_all_modes(device, |mode| {
+        assert!(first == bits(&run::<half::bf16>(device, case, &o)), "{} on {mode}", case.name);
+    });
+}
+
 #[test]
 fn fused_forward_gives_the_same_bits_in_all_modes() {
     for device in executors::with_kernels() {
-        for case in CASES
-            .iter()
-            .filter(|c| ["affine_splits", "join_1x3x3", "halo_affine", "checked", "slices"].contains(&c.name))
-        {
-            let o = case.random::<half::bf16>();
-            let first = run::<half::bf16>(&device, case, &o);
-            let bits =
-                |r: &Results| (r.y.clone(), r.joined.clone(), format!("{:?}", (&r.stats, &r.scale_shift, &r.running)));
-            executors::in_all_modes(&device, |mode| {
-                assert!(bits(&first) == bits(&run::<half::bf16>(&device, case, &o)), "{} on {mode}", case.name);
-            });
-        }
+        let names = ["affine_splits", "join_1x3x3", "halo_affine", "checked", "slices"];
+        CASES.iter().filter(|c| names.contains(&c.name)).for_each(|case| same_bits_in_all_modes(&device, case));
     }
 }
 

@@ -109,6 +109,36 @@ static void tiles() {
                 }
 }
 
+// At unit stride, source and target of one size: with each tap a run of rows reads a part of its frame's halo.
+static void halos_of_runs() {
+    for (int is_grad : {0, 1})
+        for (int f : {1, 2, 3, 5})
+            for (int dilation : {1, 2}) {
+                const int padding = (f - 1) * dilation / 2;
+                if (output_size(7, f, 1, padding, dilation) != 7) continue;
+                const ConvAxis t = {5, 5, 3, 1, -1, 1}, h = {7, 7, f, 1, -padding, dilation}, w = {6, 6, 3, 1, -1, 1};
+                const ConvGather g = {t, h, w, 2, 1, 2, is_grad, 0, 0, 0, 0};
+                const RowClass cls = row_class(g, 0);
+                const int reach = run_halo_row(cls, is_grad ? 0 : f - 1, is_grad ? 0 : 2, 6);
+                CHECK(reach == (f - 1) * dilation * 6 + 2);
+                const int own = -(lowest_offset(cls.h) * 6 + lowest_offset(cls.w)), center = (f - 1) / 2;
+                if (f % 2) CHECK(own == run_halo_row(cls, center, 1, 6) && run_halo_first(cls, 1, 7, 6) == -own);
+                for (int row = 0; row < 2 * 5 * 7 * 6; row++)
+                    for (int jt = 0; jt < 3; jt++)
+                        for (int jh = 0; jh < f; jh++)
+                            for (int jw = 0; jw < 3; jw++) {
+                                const Position q = position_of_row(row, 5, 7, 6);
+                                const Place at = place(0, q.t, q.h, q.w, 5, 7, 6);
+                                const Place tap = place(0, cls.t.offset(jt), cls.h.offset(jh), cls.w.offset(jw), 5, 7, 6);
+                                const int in_halo = run_halo_row(cls, jh, jw, 6);
+                                CHECK(in_halo >= 0 && in_halo <= reach);
+                                if (!is_inside(at, tap, 5, 7, 6)) continue;
+                                const Position from = {q.n, cls.t.source(q.t, jt), cls.h.source(q.h, jh), cls.w.source(q.w, jw)};
+                                CHECK(row_of_position(from, 5, 7, 6) == row + run_halo_first(cls, jt, 7, 6) + in_halo);
+                            }
+            }
+}
+
 template <int CHUNKS>
 static void swizzles() {
     for (int first = 0; first < 64; first += 8)
@@ -159,6 +189,7 @@ int main() {
     divisions();
     axes();
     tiles();
+    halos_of_runs();
     swizzles<1>(), swizzles<2>(), swizzles<4>(), swizzles<8>(), swizzles<16>();
     swizzles_at_run_time();
     large();

@@ -19,6 +19,7 @@ fn request(op: Conv3d, direction: Direction, on_load: OnLoad) -> Request {
         launches_before: 0,
         is_aligned: true,
         num_sms: 132,
+        method: Method::Mma,
     }
 }
 
@@ -106,4 +107,60 @@ fn sizes_beyond_the_kernels_are_refused() {
     refused(conv([1, 1, 1, 20000, 8], 8, ONE, ONE), "must be below 16384");
     refused(conv([4096, 1, 1024, 1024, 8], 8, ONE, ONE), "less than 2^31 positions");
     refused(conv([1, 40, 40, 40, 8], 64, [39, 39, 39], ONE), "bytes of shared memory");
+}
+
+/// Layers of SlowFast-8x8-R50 on a GPU with wgmma -> kernel, halo rows, stages of source and filter, blocks; "mma": as without.
+#[test]
+#[rustfmt::skip]
+fn what_wgmma_is_chosen_for() {
+    const MIDDLE: [usize; 3] = [1, 3, 3];
+    let table = [
+        ("slow s2 b", conv([8, 8, 56, 56, 64], 64, MIDDLE, ONE), Forward, Affine, "forward_affine_wgmma128x64", 248, 2, 6, 132),
+        ("slow s2 c", conv([8, 8, 56, 56, 64], 256, ONE, ONE), Forward, Affine, "mma", 0, 0, 0, 0),
+        ("slow s2 a, with lateral", conv([8, 8, 56, 56, 80], 64, ONE, ONE), Forward, Plain, "mma", 0, 0, 0, 0),
+        ("slow s3 a", conv([8, 8, 28, 28, 512], 128, ONE, ONE), Forward, Join, "forward_join_wgmma128x128", 128, 3, 3, 132),
+        ("slow s3 b", conv([8, 8, 28, 28, 128], 128, MIDDLE, ONE), GradInput, Join, "grad_input_table_wgmma128x128", 192, 2, 3, 132),
+        ("slow s3 b first", conv([8, 8, 56, 56, 128], 128, MIDDLE, S122), Forward, Affine, "mma", 0, 0, 0, 0),
+        ("slow s4 a", conv([8, 8, 14, 14, 1024], 256, [3, 1, 1], ONE), Forward, Plain, "forward_wgmma128x128", 128, 4, 4, 132),
+        ("slow s4 c", conv([8, 8, 14, 14, 256], 1024, ONE, ONE), Forward, Affine, "forward_affine_wgmma128x256", 128, 3, 3, 132),
+        ("slow s5 b", conv([8, 8, 7, 7, 512], 512, MIDDLE, ONE), Forward, Affine, "forward_affine_wgmma128x128", 144, 2, 6, 100),
+        ("slow s5 b, one clip", conv([1, 8, 7, 7, 512], 512, MIDDLE, ONE), GradInput, Plain, "grad_input_wgmma128x128", 144, 2, 6, 128),
+        ("fast s5 b", conv([8, 32, 7, 7, 64], 64, MIDDLE, ONE), Forward, Affine, "forward_affine_wgmma128x64", 144, 2, 6, 98),
+    ];
+    for (name, op, direction, on_load, kernel, halo_rows, source_stages, filter_stages, blocks) in table {
+        let request = Request { method: Method::Auto, ..request(op, direction, on_load) };
+        let got = plan("conv3d", &request).expect(name);
+        println!("{name}: {got}");
+        let Some(form) = got.wgmma else {
+            assert_eq!((kernel, got), ("mma", plan("conv3d", &Request { method: Method::Mma, ..request }).expect(name)), "{name}");
+            continue;
+        };
+        assert_eq!(got.kernel, format!("conv3d_{kernel}_bf16"), "{name}: {got}");
+        let cut = (form.halo_rows, form.source_stages, form.filter_stages, got.grid()[0]);
+        assert_eq!(cut, (halo_rows, source_stages, filter_stages, blocks), "{name}: {got}");
+        assert!(got.shared_bytes <= 227 << 10, "{name}: {got}");
+    }
+}
+
+#[test]
+fn what_wgmma_does_not_take() {
+    let wgmma = Method::Wgmma { tile_n: None };
+    let op = conv([1, 1, 5, 5, 64], 64, ONE, ONE);
+    let good = Request { method: wgmma, ..request(op, Forward, Plain) };
+    assert_eq!(plan("conv3d", &good).expect("a plan").kernel, "conv3d_forward_wgmma128x64_bf16");
+    let of = |op: Conv3d| Request { op, output: op.output(), ..good };
+    let refused = |request: Request, words: &str| {
+        let error = plan("conv3d forward", &request).expect_err(words).to_string();
+        assert!(error.contains("wgmma does not take") && error.contains(words), "{error}");
+        let auto = plan("conv3d", &Request { method: Method::Auto, ..request }).expect("another kernel");
+        assert!(auto.wgmma.is_none(), "{auto}");
+    };
+    refused(of(Conv3d { groups: 8, ..op }), "groups");
+    refused(Request { is_aligned: false, ..good }, "no multiples of 8");
+    refused(of(conv([1, 1, 5, 5, 64], 20, ONE, ONE)), "no multiples of 8");
+    refused(of(conv([1, 1, 5, 5, 64], 64, ONE, S122)), "a stride");
+    refused(of(Conv3d { padding: [0; 3], ..conv([1, 1, 5, 5, 64], 64, [1, 3, 3], ONE) }), "an output unlike the input");
+    refused(of(conv([1, 5, 5, 5, 64], 64, [3, 3, 5], ONE)), "more than 32 taps");
+    refused(of(conv([1, 1, 9, 400, 64], 64, [1, 5, 3], ONE)), "a halo too large");
+    refused(Request { method: Method::Wgmma { tile_n: Some(96) }, ..good }, "no tile of that width");
 }
