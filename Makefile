@@ -74,6 +74,10 @@ kernel-report: cuda-toolkit ## registers, shared memory, spills and instructions
 bench: ## every kernel's bench
 	cargo bench --bench kernels
 
+.PHONY: check-peer
+check-peer: ## tries the comparison with PyTorch on tiny layers on the CPU; needs PyTorch
+	python3 benches/peer/conv3d.py --device cpu --test --again --only s5 --out target/peer
+
 .PHONY: gpu-bundle
 gpu-bundle: cuda-toolkit ## dist/gpu: binaries and run.sh for a GPU machine without Rust and network
 	scripts/gpu_bundle.sh

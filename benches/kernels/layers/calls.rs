@@ -1,12 +1,12 @@
 //! The call of a row: random memory that all rows read, memory that they write, and the op with what is fused to it.
 
+use vcycle::Result;
 use vcycle::device::{Buffer, DType, Device, Element, Slice, Stream, Tensor};
 use vcycle::ops::TICKET_BYTES;
 use vcycle::ops::conv3d::{
-    self, Direction, Epilogue, GradEpilogue, GradNorm, GradTable, Join, Mask, Prologue, Statistics,
+    self, Direction, Epilogue, GradEpilogue, GradFilterSources, GradNorm, GradTable, Join, Mask, Prologue, Statistics,
 };
 use vcycle::shape::ActivationShape;
-use vcycle::{Error, Result};
 
 use super::list::{Form, Input, MaskOf, Row};
 
@@ -153,7 +153,12 @@ impl<'a> Work<'a> {
         match self.row.direction {
             Direction::Forward => self.forward(stream, &form),
             Direction::GradInput => self.grad_input(stream, &form),
-            Direction::GradFilter => Err(Error::unsupported("conv3d grad_filter", "its fused form has no kernel yet")),
+            Direction::GradFilter => {
+                let (prologue, grad_table) = (self.prologue(&form), self.grad_table(&form));
+                let (input, grad_output) = (&self.x, &self.grad_output);
+                let from = GradFilterSources { input, prologue, grad_output, grad_table };
+                conv3d::grad_filter_fused(stream, op, &from, &self.grad_filter, None, workspace)
+            }
         }
     }
 

@@ -17,10 +17,10 @@ use calls::{Memory, Work};
 use list::{NETWORKS, Row};
 
 const USAGE: &str = "--layers [--list] [--network NAME] [--grid BxTxS] [--direction forward|grad_input|grad_filter] \
-                     [--form plain|fused] [--dtype bf16|f16] [--only PART] [--repeats N] [--budget-s SECONDS] [--test]";
+                     [--form plain|fused] [--dtype bf16|f16] [--only PART] [--repeats N] [--budget-s SECONDS] [--from ROW] [--test]";
 
 /// Written before each timed call: more than any GPU's L2 holds, and long enough for the host to queue what follows.
-const FLUSH_BYTES: usize = 256 << 20;
+const FLUSH_BYTES: usize = 512 << 20;
 
 /// What the arguments ask for.
 struct Options {
@@ -35,6 +35,8 @@ struct Options {
     is_f16: bool,
     repeats: usize,
     budget_s: f64,
+    /// Rows at the start that are left out, because an earlier run has done them.
+    from: usize,
 }
 
 impl Options {
@@ -50,6 +52,7 @@ impl Options {
             is_f16: false,
             repeats: 21,
             budget_s: f64::INFINITY,
+            from: 0,
         };
         let mut arguments = arguments;
         while let Some(argument) = arguments.next() {
@@ -76,6 +79,9 @@ impl Options {
                 }
                 "--budget-s" => {
                     o.budget_s = value()?.parse().map_err(|_| refused("--budget-s", "a number of seconds"))?;
+                }
+                "--from" => {
+                    o.from = value()?.parse().map_err(|_| refused("--from", "a number of rows"))?;
                 }
                 _ => return Err(refused(&argument, "one of the arguments")),
             }
@@ -147,7 +153,8 @@ fn share(row: &Row) -> f64 {
 /// Runs what the program's arguments ask for.
 pub fn main() -> Result<()> {
     let options = Options::parse(std::env::args().skip(1))?;
-    let rows = options.rows()?;
+    let mut rows = options.rows()?;
+    rows.drain(..options.from.min(rows.len()));
     if options.is_list {
         rows.iter().for_each(|row| println!("{}", row.to_json()));
         return Ok(());
