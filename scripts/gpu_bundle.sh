@@ -38,7 +38,7 @@ done
 cp -r tests/cases "$bundle/cases"
 cp scripts/gpu_run.sh "$bundle/run.sh"
 cp scripts/gpu_peer_resample.py "$bundle/peer_resample.py"
-if [ -f benches/peer/conv3d_peer.py ]; then cp benches/peer/conv3d_peer.py "$bundle/peer_conv3d.py"; fi
+cp benches/peer/conv3d.py "$bundle/peer_conv3d.py"
 chmod +x "$bundle/run.sh"
 
 # The ops are the folders of kernels; one small test of each is for compute-sanitizer, under which a kernel takes long.
