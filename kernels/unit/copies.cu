@@ -2,14 +2,16 @@
 #include "unit.cuh"
 
 // Thread t copies the first flags[0] + t % flags[1] bytes of its piece of a; output: what shared memory then holds.
-// flags[2]: 16 by .cg; 4, 8 by .ca.
+// flags[2]: 4, 8 or 16 by .ca; 16 by .cg where flags[3] is set.
 extern "C" __global__ void unit_cp_async(const UnitArgs args) {
     DYN_SMEM(uint8_t, shared);
     const int tid = threadIdx.x, piece = args.flags[2], bytes = args.flags[0] + tid % args.flags[1];
     const uint8_t* from = pointer<const uint8_t>(args.a) + tid * piece;
     const uint32_t to = smem_u32(shared) + tid * piece;
-    if (piece == 16)
+    if (args.flags[3])
         cp_async16(to, from, bytes);
+    else if (piece == 16)
+        cp_async_ca<16>(to, from, bytes);
     else if (piece == 8)
         cp_async_ca<8>(to, from, bytes);
     else

@@ -98,6 +98,47 @@ extern "C" __global__ void __launch_bounds__(128) unit_wgmma_major(const UnitArg
 }
 SIMT_EXPORT(unit_wgmma_major)
 
+// A in registers and B N-major, wider than one row of atoms: flags[0] is N, 128 or 256; flags[5]: 1 bf16.
+extern "C" __global__ void __launch_bounds__(128) unit_wgmma_rs_n_major(const UnitArgs args) {
+    DYN_SMEM(uint8_t, shared);
+    const uint64_t base = prepare(args, shared);
+    if (args.flags[5] & 1) {
+        if (args.flags[0] == 128) multiply_rs<128, true, 1>(args, base);
+        if (args.flags[0] == 256) multiply_rs<256, true, 1>(args, base);
+    } else {
+        if (args.flags[0] == 128) multiply_rs<128, false, 1>(args, base);
+        if (args.flags[0] == 256) multiply_rs<256, false, 1>(args, base);
+    }
+}
+SIMT_EXPORT(unit_wgmma_rs_n_major)
+
+// D = A B, N = 256, bf16, flags[1] times 16 k in a chain: each product a group of its own, of which one stays in flight while
+// the next fragments of A are loaded. c: A's registers u32 [flags[1]][128][4]; bits[1]: B's descriptor, bits[0]: what it grows
+// by from 16 k to the next. a, flags[2] and output as above.
+extern "C" __global__ void __launch_bounds__(128) unit_wgmma_chain(const UnitArgs args) {
+    DYN_SMEM(uint8_t, shared);
+    const uint64_t base = prepare(args, shared);
+    const uint32_t* from = pointer<const uint32_t>(args.c) + threadIdx.x * 4;
+    float d[128];
+    for (int i = 0; i < 128; i++) d[i] = -1.0f;
+    uint32_t even[4], odd[4];
+    for (int step = 0; step < args.flags[1]; step += 2) {
+        wgmma_wait<1>();
+        for (int i = 0; i < 4; i++) even[i] = from[step * 512 + i];
+        wgmma_fence();
+        wgmma_m64k16_rs<256, true, 0>(d, even, args.bits[1] + base + step * args.bits[0], step > 0);
+        wgmma_commit();
+        wgmma_wait<1>();
+        for (int i = 0; i < 4; i++) odd[i] = from[(step + 1) * 512 + i];
+        wgmma_fence();
+        wgmma_m64k16_rs<256, true, 0>(d, odd, args.bits[1] + base + (step + 1) * args.bits[0], 1);
+        wgmma_commit();
+    }
+    wgmma_wait<0>();
+    write_d<256>(args, d);
+}
+SIMT_EXPORT(unit_wgmma_chain)
+
 // Warpgroup 0 gives registers, 1 and 2 take them. Block: 384, which starts with 168 a thread; output: u32 [384].
 extern "C" __global__ void __launch_bounds__(384, 1) unit_setmaxnreg(const UnitArgs args) {
     if (threadIdx.x < 128)

@@ -92,6 +92,10 @@ fn tiled_cases() -> Vec<Tiled> {
     }
     let strided = case(DType::Bf16, &[16, 9, 8], 16, &[16, 6, 5], &[0, 1, 2]);
     all.push(Tiled { steps: vec![1, 2, 3], ..strided });
+    // Halos and filters of a convolution: as many rows as a box may have, before the first; a box beyond both its channels and rows.
+    let halo = case(DType::Bf16, &[64, 300], 64, &[64, 256], &[0, -5]);
+    let filter = case(DType::F16, &[72, 9, 40], 72, &[64, 1, 64], &[64, 4, 8]);
+    all.extend([halo, filter].map(|c| Tiled { swizzle: Swizzle::Bytes128, ..c }));
     all.push(Tiled { out_of_bounds: OutOfBounds::Nan, ..case(DType::F32, &[10, 4, 3], 12, &[8, 3, 2], &[-3, 2, -1]) });
     all
 }
@@ -246,6 +250,7 @@ struct Conv {
     filter: Vec<usize>,
     stride: Vec<usize>,
     padding: Vec<usize>,
+    padding_after: Vec<usize>,
     tap: Vec<usize>,
     n: usize,
     c: usize,
@@ -254,6 +259,7 @@ struct Conv {
     first_output: usize,
     pixels: usize,
     swizzle: Swizzle,
+    out_of_bounds: OutOfBounds,
 }
 
 fn im2col_cases() -> Vec<Conv> {
@@ -263,6 +269,7 @@ fn im2col_cases() -> Vec<Conv> {
         filter: vec![3; sizes.len()],
         stride: stride.to_vec(),
         padding: vec![1; sizes.len()],
+        padding_after: vec![1; sizes.len()],
         tap: tap.to_vec(),
         n: 2,
         c: 16,
@@ -271,6 +278,7 @@ fn im2col_cases() -> Vec<Conv> {
         first_output,
         pixels,
         swizzle: Swizzle::None,
+        out_of_bounds: OutOfBounds::Zero,
     };
     all.push(case(&[7], &[1], &[0], 0, 12));
     all.push(case(&[7], &[2], &[2], 1, 7));
@@ -281,7 +289,14 @@ fn im2col_cases() -> Vec<Conv> {
     // Beyond the last clip: zeros.
     all.push(case(&[6, 5, 3], &[1, 1, 1], &[2, 2, 2], 150, 64));
     let no_padding = case(&[6, 5, 4], &[2, 1, 1], &[1, 2, 0], 3, 16);
-    all.push(Conv { padding: vec![0, 1, 0], ..no_padding });
+    all.push(Conv { padding: vec![0, 1, 0], padding_after: vec![0, 1, 0], ..no_padding });
+    let one_sided = case(&[6, 5, 3], &[2, 1, 1], &[2, 2, 1], 0, 48);
+    all.push(Conv { padding_after: vec![0, 2, 0], ..one_sided });
+    // NaN outside, and channels beyond the last.
+    for out_of_bounds in [OutOfBounds::Zero, OutOfBounds::Nan] {
+        let edge = case(&[6, 5, 3], &[1, 1, 1], &[0, 2, 1], 100, 64);
+        all.push(Conv { c: 24, first_channel: 16, out_of_bounds, ..edge });
+    }
     for (swizzle, channels) in [(Swizzle::Bytes32, 16), (Swizzle::Bytes64, 32), (Swizzle::Bytes128, 64)] {
         let conv = case(&[6, 5, 3], &[1, 2, 1], &[1, 1, 0], 5, 64);
         all.push(Conv { c: 128, channels, first_channel: 64, swizzle, ..conv });
@@ -292,7 +307,7 @@ fn im2col_cases() -> Vec<Conv> {
 impl Conv {
     fn outputs(&self) -> Vec<usize> {
         (0..self.sizes.len())
-            .map(|d| (self.sizes[d] + 2 * self.padding[d] - self.filter[d]) / self.stride[d] + 1)
+            .map(|d| (self.sizes[d] + self.padding[d] + self.padding_after[d] - self.filter[d]) / self.stride[d] + 1)
             .collect()
     }
 
@@ -318,13 +333,16 @@ impl Conv {
             let (corner, clip) = self.corner(self.first_output + pixel);
             let at: Vec<i32> = corner.iter().zip(&self.tap).map(|(c, t)| c + *t as i32).collect();
             let inside = clip < self.n && at.iter().zip(&self.sizes).all(|(a, s)| (0..*s as i32).contains(a));
+            let fill = if self.out_of_bounds == OutOfBounds::Zero { 0 } else { 0x7FFF };
             if !inside {
-                packed.extend(vec![0; self.channels]);
+                packed.extend(vec![fill; self.channels]);
                 continue;
             }
             let position = (0..spatial).rev().fold(clip, |p, d| p * self.sizes[d] + at[d] as usize);
             let first = position * self.c + self.first_channel;
-            packed.extend_from_slice(&source[first..first + self.channels]);
+            let there = self.channels.min(self.c - self.first_channel);
+            packed.extend_from_slice(&source[first..first + there]);
+            packed.extend(vec![fill; self.channels - there]);
         }
         let (corner, clip) = self.corner(self.first_output);
         let mut flags = [spatial as i32 + 2, self.first_channel as i32, 0, 0, 0, 0];
@@ -334,15 +352,20 @@ impl Conv {
         let packed = bytes(&packed);
         UnitCase {
             name: format!(
-                "TMA im2col of {:?}, filter {:?}, stride {:?}, padding {:?}, tap {:?}, {} pixels from {}, swizzle {:?}",
+                "TMA im2col of {:?}, filter {:?}, stride {:?}, padding {:?} and {:?}, tap {:?}, {} pixels from {}, {} channels from {}, \
+                 swizzle {:?}, outside {:?}",
                 self.sizes,
                 self.filter,
                 self.stride,
                 self.padding,
+                self.padding_after,
                 self.tap,
                 self.pixels,
                 self.first_output,
-                self.swizzle
+                self.channels,
+                self.first_channel,
+                self.swizzle,
+                self.out_of_bounds
             ),
             kernel: "unit_tma_im2col",
             grid: 1,
@@ -368,17 +391,16 @@ impl Conv {
             pitches_bytes.push(pitch);
         }
         let steps = self.stride.iter().map(|s| *s as u32);
-        let padding = |d: usize| self.padding[d] as i32;
         MapCase {
             dtype: DType::Bf16,
             element_steps: std::iter::once(1).chain(steps).chain([1]).collect(),
             sizes,
             pitches_bytes,
             swizzle: self.swizzle,
-            out_of_bounds: OutOfBounds::Zero,
+            out_of_bounds: self.out_of_bounds,
             kind: MapKind::Im2col {
-                lower: (0..self.sizes.len()).map(|d| -padding(d)).collect(),
-                upper: (0..self.sizes.len()).map(|d| padding(d) - self.filter[d] as i32 + 1).collect(),
+                lower: self.padding.iter().map(|p| -(*p as i32)).collect(),
+                upper: self.padding_after.iter().zip(&self.filter).map(|(p, f)| *p as i32 - *f as i32 + 1).collect(),
                 channels_per_pixel: self.channels as u32,
                 pixels_per_column: self.pixels as u32,
             },
