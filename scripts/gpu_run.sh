@@ -4,8 +4,8 @@
 #   ./run.sh                all stages;   ./run.sh unit tests   these
 #   ./run.sh list           the stages and what they do
 #
-# Results go to ./results, or to $OUT where it is set: results.json and results.md, results.tsv that both are made of, a log a
-# group of stages, and calibration.tar.gz; at most 8 files of at most 16 MiB. A stage run again replaces what it said before.
+# Results go to ./results, or to $OUT where it is set: results.json and results.md, results.tsv that both are made of, log.txt,
+# calibration.tar.gz, and what peer_conv3d writes: at most 8 files, of 16 MiB at most. A stage run again replaces its results.
 # To join results of several machines or calls: cat their results.tsv into one, and ./run.sh summary.
 #
 # A stage is ended after VCYCLE_STAGE_SECONDS, 470 unless told: each fits into a call of 8 minutes. Every stage runs, whatever
@@ -19,15 +19,16 @@ mkdir -p "$out" || exit 1
 readonly MAX_BYTES=$((16 << 20)) LIMIT_S=${VCYCLE_STAGE_SECONDS:-470}
 export VCYCLE_CASES=$PWD/cases VCYCLE_REQUIRE_GPU=1 VCYCLE_DEVICE=cuda VCYCLE_RESULTS=$out/results.tsv
 
-# name, group of logs, what it does
-readonly STAGES="report log_tests the device, the driver, the program
-unit log_tests one kernel a PTX instruction; what they write goes to calibration.tar.gz
-tests log_tests the kernel tests of every op, each op in a process of its own
-sync log_tests the same, waiting after each launch
-sanitizer log_sanitizer memcheck, racecheck and synccheck over a small test of each op
-bench log_bench criterion over every kernel
-peer log_peer PyTorch beside resample
-peer_conv3d log_peer PyTorch beside the convolutions"
+# name, what it does
+readonly STAGES="report the device, the driver, the program
+unit one kernel a PTX instruction; what they write goes to calibration.tar.gz
+tests the kernel tests of every op, each op in a process of its own
+sync the same, waiting after each launch
+sanitizer memcheck, racecheck and synccheck over a small test of each op
+bench criterion over the kernels of every op but conv3d, each op in a process of its own
+bench_conv3d criterion over the convolutions
+peer PyTorch beside resample
+peer_conv3d PyTorch beside the convolutions"
 
 # ---- stages: each runs in a process of its own and prints its log --------------------------------------------------
 # What goes into results.tsv are the lines that begin with `=result` and a tab.
@@ -70,24 +71,26 @@ stage_unit() {
 # itself, and tells each launch before it starts.
 stage_tests() {
   need_gpu
-  local op failed=0 log=$scratch/op.log
+  local op status failed="" log=$scratch/op.log
   for op in device $(cat ops); do
-    ./suite --test-threads 1 "$op::" 2>&1 | tee "$log"
+    timeout --foreground -k 5 $((LIMIT_S / 3)) ./suite --test-threads 1 "$op::" 2>&1 | tee "$log"
+    status=${PIPESTATUS[0]}
     if grep -q '^test result: ok' "$log"; then
       result test "$op" pass "$(grep -c '^test .* ok$' "$log") passed"
       continue
     fi
-    failed=1
+    failed+=" $op"
     local names=() name
     # Of a process that died, the test under way is the last line without a verdict.
     mapfile -t names < <(sed -nE 's/^test ([a-z0-9_:]+) \.\.\. FAILED$/\1/p; $s/^test ([a-z0-9_:]+) \.\.\. .*$/\1/p' "$log" | sort -u)
-    result test "$op" FAIL "${#names[@]}: ${names[*]:-it died before a test}"
+    [ "$status" -ne 124 ] || echo "not done after $((LIMIT_S / 3)) s, ended"
+    result test "$op" FAIL "exit status $status (124: not done after $((LIMIT_S / 3)) s), ${names[*]:-before any test}"
     for name in "${names[@]:0:8}"; do
       echo "--- $name by itself"
-      VCYCLE_SYNC=1 VCYCLE_PRINT_LAUNCHES=1 timeout -k 5 60 ./suite --test-threads 1 --exact "$name" 2>&1 | tail -n 60
+      VCYCLE_SYNC=1 VCYCLE_PRINT_LAUNCHES=1 timeout --foreground -k 5 60 ./suite --test-threads 1 --exact "$name" 2>&1 | tail -n 60
     done
   done
-  exit "$failed"
+  [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
 }
 
 stage_sync() { export VCYCLE_SYNC=1; stage_tests; }
@@ -95,51 +98,38 @@ stage_sync() { export VCYCLE_SYNC=1; stage_tests; }
 stage_sanitizer() {
   need_gpu
   command -v compute-sanitizer > /dev/null || skip "compute-sanitizer is not installed"
-  local tool failed=0
+  local tool failed=""
   for tool in memcheck racecheck synccheck; do
     echo "--- $tool"
     # shellcheck disable=SC2046 # one word a test
-    if timeout -k 5 $((LIMIT_S / 3)) compute-sanitizer --tool "$tool" --error-exitcode 9 ./suite --test-threads 1 --exact $(cat small_tests); then
+    if timeout --foreground -k 5 $((LIMIT_S / 3)) compute-sanitizer --tool "$tool" --error-exitcode 9 ./suite --test-threads 1 --exact $(cat small_tests); then
       result test "$tool" pass "$(wc -w < small_tests) tests"
     else
       result test "$tool" FAIL "exit status $? (124: its third of the time was over)"
-      failed=1
+      failed+=" $tool"
     fi
   done
-  exit "$failed"
+  [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
 }
 
-stage_bench() {
+# shellcheck disable=SC2046 # one word an op
+stage_bench() { bench $(grep -vx conv3d ops); }
+stage_bench_conv3d() { bench conv3d conv3d_grad_filter; }
+bench() {
   need_gpu
-  local count ms
-  count=$(./kernels_bench --bench --list 2>/dev/null | grep -c ': benchmark$')
-  # Half of the time for the setups between the measurements; a third of the rest to warm up.
-  ms=$((LIMIT_S * 1000 / 2 / (count > 0 ? count : 1)))
-  [ "$ms" -le 3000 ] || ms=3000
-  echo "$count benches, $ms ms each"
-  CRITERION_HOME=$scratch/criterion ./kernels_bench --bench --noplot --sample-size 10 \
-    --warm-up-time "$(seconds $((ms / 3)))" --measurement-time "$(seconds $((ms * 2 / 3)))" 2>&1 | bench_times
-  exit "${PIPESTATUS[0]}"
-}
-seconds() { printf '%d.%03d' $(($1 / 1000)) $(($1 % 1000)); }
-# `id time: [low median high]`, on one line or, for a long id, on two.
-bench_times() {
-  LC_ALL=C awk '{ print } /^[a-z0-9_]+\// { id = $1 }
-    match($0, /time: +\[[^]]*\]/) {
-      split(substr($0, RSTART, RLENGTH), t, /[][ ]+/)
-      unit["ps"] = 1e-3; unit["ns"] = 1; unit["µs"] = 1e3; unit["us"] = 1e3; unit["ms"] = 1e6; unit["s"] = 1e9
-      printf "=result\tbench\t%s\t%.1f\t%.1f\t%.1f\n", id, t[4] * unit[t[5]], t[2] * unit[t[3]], t[6] * unit[t[7]]
-    } { fflush() }'
+  local op failed=""
+  for op in "$@"; do
+    CRITERION_HOME=$scratch/criterion VCYCLE_BENCH_OP=$op ./kernels_bench --bench --noplot --sample-size 10 --warm-up-time 0.2 \
+      --measurement-time 0.6 || failed+=" $op"
+  done
+  [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
 }
 
-# A peer prints, among other things, lines `peer ID OURS_MS THEIRS_MS` with tabs between.
 peer() {
   need_gpu
   [ -f "$1" ] || skip "$1 is not in this bundle"
   python3 -c 'import torch; assert torch.cuda.is_available()' 2> /dev/null || skip "there is no PyTorch with CUDA"
-  PYTHONUNBUFFERED=1 python3 "$@" 2>&1 \
-    | awk -F '\t' '{ print } $1 == "peer" { printf "=result\tpeer\t%s\t%s\t%s\n", $2, $3, $4 } { fflush() }'
-  exit "${PIPESTATUS[0]}"
+  PYTHONUNBUFFERED=1 python3 "$@"
 }
 stage_peer() { peer peer_resample.py cases/resample.toml; }
 stage_peer_conv3d() { peer peer_conv3d.py; }
@@ -174,9 +164,21 @@ render() {
     }' "$VCYCLE_RESULTS"
 }
 
-# run_stage NAME LOG: in a process of its own with the time limit; its lines replace what results.tsv had of it.
+# What benches and peers print, as lines of results.tsv without the stage. Of criterion `id time: [low median high]`, on one line
+# or, for a long id, on two; of a peer `peer ID OURS_MS THEIRS_MS` with tabs between.
+times() {
+  LC_ALL=C awk '/^[a-z0-9_]+\// { id = $1 }
+    match($0, /time: +\[[^]]*\]/) {
+      split(substr($0, RSTART, RLENGTH), t, /[][ ]+/)
+      unit["ps"] = 1e-3; unit["ns"] = 1; unit["µs"] = 1e3; unit["us"] = 1e3; unit["ms"] = 1e6; unit["s"] = 1e9
+      printf "bench\t%s\t%.1f\t%.1f\t%.1f\n", id, t[4] * unit[t[5]], t[2] * unit[t[3]], t[6] * unit[t[7]]
+    }
+    /^peer\t/'
+}
+
+# run_stage NAME: in a process of its own with the time limit; its lines replace what results.tsv had of it.
 run_stage() {
-  local name=$1 file=$out/$2.txt begin=$SECONDS status outcome note
+  local name=$1 file=$out/log.txt begin=$SECONDS status outcome note
   echo "=== $name"
   timeout -k 10 "$LIMIT_S" bash ./run.sh --inside "$name" > "$scratch/log" 2>&1
   status=$?
@@ -184,21 +186,23 @@ run_stage() {
     0) outcome=pass note="" ;;
     77) outcome=SKIPPED note=$(sed -n 's/^SKIPPED: //p' "$scratch/log" | tail -n 1) ;;
     78) outcome="NO DEVICE" note=$(sed -n 's/^no device: //p' "$scratch/log" | tail -n 1) ;;
-    124 | 137) outcome=STOPPED note="not done within its limit of $LIMIT_S s; $2.txt shows how far it came" ;;
-    *) outcome=FAIL note="exit status $status: $(grep -v '^=result' "$scratch/log" | grep . | tail -n 1 | cut -c1-200)" ;;
+    124 | 137) outcome=STOPPED note="not done within its limit of $LIMIT_S s; it came to: $(last_line)" ;;
+    *) outcome=FAIL note="exit status $status: $(last_line)" ;;
   esac
   [ "$outcome" = pass ] || [ "$outcome" = SKIPPED ] || failed=1
   touch "$VCYCLE_RESULTS"
   {
     awk -F '\t' -v name="$name" '$1 != name' "$VCYCLE_RESULTS"
     printf '%s\tstage\t%s\t%s\t%s\n' "$name" "$outcome" $((SECONDS - begin)) "${note//$'\t'/ }"
-    sed -n "s/^=result\t/$name\t/p" "$scratch/log"
+    { sed -n 's/^=result\t//p' "$scratch/log"; times < "$scratch/log"; } | sed "s/^/$name\t/"
   } > "$scratch/tsv" && mv "$scratch/tsv" "$VCYCLE_RESULTS"
-  { cat "$file" 2>/dev/null; echo "=== $name: $outcome"; grep -v '^=result' "$scratch/log"; } > "$scratch/joined"
-  tail -c "$MAX_BYTES" "$scratch/joined" > "$file"
+  { echo "=== $name: $outcome"; grep -v '^=result' "$scratch/log" | tail -c $((MAX_BYTES / 8)); } >> "$file"
+  tail -c "$MAX_BYTES" "$file" > "$scratch/log" && cp "$scratch/log" "$file"
   echo "$name: $outcome, $((SECONDS - begin)) s${note:+: $note}"
   render
 }
+
+last_line() { grep -vE '^=result|Terminated|Killed' "$scratch/log" | grep . | tail -n 1 | cut -c1-200; }
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -206,7 +210,7 @@ if [ "${1:-}" = --inside ]; then
   "stage_$2"
   exit
 fi
-if [ "${1:-}" = list ]; then sed -E 's/^(\w+) \w+ /\1: /' <<< "$STAGES"; exit; fi
+if [ "${1:-}" = list ]; then echo "$STAGES"; exit; fi
 if [ "${1:-}" = summary ]; then render; cat "$out/results.md"; exit; fi
 
 wanted=("$@")
@@ -216,7 +220,7 @@ for name in "${wanted[@]}"; do
 done
 command -v timeout > /dev/null || { echo "run.sh needs timeout (coreutils)" >&2; exit 2; }
 failed=0
-for name in "${wanted[@]}"; do run_stage "$name" "$(sed -n "s/^$name \([a-z_]*\) .*/\1/p" <<< "$STAGES")"; done
+for name in "${wanted[@]}"; do run_stage "$name"; done
 echo
-sed '/^| bench /,$d' "$out/results.md"
+sed '/^| bench | median/,$d' "$out/results.md"
 exit "$failed"

@@ -18,8 +18,14 @@ mod resize;
 mod sgd;
 mod softmax_loss;
 
-criterion::criterion_group!(
-    kernels,
+/// Each op's name beside its benches.
+macro_rules! benches {
+    ($($op:ident::bench,)*) => {
+        const BENCHES: &[(&str, fn(&mut criterion::Criterion))] = &[$((stringify!($op), $op::bench)),*];
+    };
+}
+
+benches! {
     attention::bench,
     batch_norm::bench,
     conv3d::bench,
@@ -31,8 +37,8 @@ criterion::criterion_group!(
     resample::bench,
     resize::bench,
     sgd::bench,
-    softmax_loss::bench
-);
+    softmax_loss::bench,
+}
 
 fn main() {
     if std::env::args().any(|argument| argument == "--layers") {
@@ -42,6 +48,19 @@ fn main() {
         }
         return;
     }
-    kernels();
-    criterion::Criterion::default().configure_from_args().final_summary();
+    // Unlike a filter of criterion's this spares the setup of all other ops, and their faults.
+    let only = std::env::var("VCYCLE_BENCH_OP").ok();
+    if let Some(op) = only.as_deref().filter(|op| !BENCHES.iter().any(|(name, _)| name == op)) {
+        eprintln!(
+            "VCYCLE_BENCH_OP={op}: there are {}",
+            BENCHES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+        );
+        std::process::exit(1);
+    }
+    let mut criterion = criterion::Criterion::default().configure_from_args();
+    BENCHES
+        .iter()
+        .filter(|(name, _)| only.as_deref().is_none_or(|op| op == *name))
+        .for_each(|(_, bench)| bench(&mut criterion));
+    criterion.final_summary();
 }

@@ -16,6 +16,7 @@ mod decoder;
 mod device;
 mod dropout;
 mod emulator;
+mod gpu_run;
 mod layer_list;
 mod linear;
 mod loader;
