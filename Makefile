@@ -50,7 +50,8 @@ check-new-op: cuda-toolkit ## follows docs/add_a_kernel.md in a temporary clone:
 test-long: ## fuzzing, kill series, training comparisons: hours, run by hand, leaves records
 	cargo build --release
 	scripts/kill_series.sh
-	scripts/compare_training.py
+	scripts/compare_training.py -- DATA_LOADER.NUM_WORKERS 1 SOLVER.BASE_LR 0.03 SOLVER.STEPS '[0,29,37]' SOLVER.MAX_EPOCH 42 \
+	  TRAIN.EVAL_PERIOD 14 VCYCLE.MOVING_SHAPES.LABEL_NOISE 0.15 MULTIGRID.EPOCH_FACTOR 1.2
 
 .PHONY: lint
 lint: ## formatting, clippy, where unsafe lives, licences of the dependencies, the optional cust feature
