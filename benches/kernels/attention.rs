@@ -41,7 +41,7 @@ pub fn bench(c: &mut Criterion) {
         let [q, y, dy, dq] = [1, 2, 3, 4].map(|seed| tensor(of_q, seed));
         let [k, v, dk, dv] = [5, 6, 7, 8].map(|seed| tensor(of_k, seed));
         let floats = |len| Buffer::from_host(device, &vec![0f32; len]).expect("rows");
-        let (sums, scratch) = (floats(of_q.num_positions()), floats(attention::workspace_bytes(&q) / 4));
+        let (sums, scratch) = (floats(of_q.num_positions()), floats(attention::workspace_bytes(q.shape()) / 4));
         let inputs = Heads { query: &q, key: &k, value: &v };
         let grads = Heads { query: &dq, key: &dk, value: &dv };
         let kind = Instantiation::Softmax;

@@ -160,7 +160,7 @@ impl Config {
     }
 
     /// (key and value, is it asked for, why not and what to do).
-    fn untrainable(&self) -> [(String, bool, &'static str); 10] {
+    fn untrainable(&self) -> [(String, bool, &'static str); 9] {
         let c = self;
         let dataset = c.train.dataset;
         [
@@ -177,11 +177,6 @@ impl Config {
                 "starting from other weights is not built yet; leave it empty",
             ),
             ("TRAIN.MIXED_PRECISION True".into(), c.train.mixed_precision, "the CPU computes in f32; set it to False"),
-            (
-                "NONLOCAL.LOCATION".into(),
-                c.nonlocal.location.iter().flatten().any(|blocks| !blocks.is_empty()),
-                "non-local blocks are not built yet; leave it empty",
-            ),
             (
                 format!("MODEL.LOSS_FUNC {}", c.model.loss_func),
                 c.model.loss_func != LossFunc::CrossEntropy,

@@ -1,6 +1,6 @@
 //! Builds the layer list as PySlowFast's slowfast/models/video_model_builder.py (SlowFast, ResNet) describes it.
 
-use super::config::{Arch, ModelConfig, Transform};
+use super::config::{ModelConfig, Transform};
 use super::layers::{Layer, LayerOp, Model, Norm, NormId, Param, ParamId, ParamKind, Value, ValueId};
 use crate::error::Result;
 
@@ -48,6 +48,7 @@ struct Builder {
 }
 
 /// Sizes of one convolution.
+#[derive(Clone, Copy)]
 struct ConvSizes {
     c_out: usize,
     kernel: [usize; 3],
@@ -55,11 +56,20 @@ struct ConvSizes {
     padding: [usize; 3],
     dilation: [usize; 3],
     groups: usize,
+    has_bias: bool,
 }
 
 impl ConvSizes {
     fn new(c_out: usize, kernel: [usize; 3], stride: [usize; 3]) -> ConvSizes {
-        ConvSizes { c_out, kernel, stride, padding: kernel.map(|k| k / 2), dilation: [1; 3], groups: 1 }
+        ConvSizes {
+            c_out,
+            kernel,
+            stride,
+            padding: kernel.map(|k| k / 2),
+            dilation: [1; 3],
+            groups: 1,
+            has_bias: false,
+        }
     }
 }
 
@@ -93,10 +103,11 @@ impl Builder {
     }
 
     fn conv(&mut self, name: &str, input: ValueId, sizes: ConvSizes) -> ValueId {
-        let ConvSizes { c_out, kernel, stride, padding, dilation, groups } = sizes;
+        let ConvSizes { c_out, kernel, stride, padding, dilation, groups, has_bias } = sizes;
         let shape = vec![c_out, self.channels(input) / groups, kernel[0], kernel[1], kernel[2]];
         let filter = self.param(format!("{name}.weight"), shape, ParamKind::Filter);
-        self.layer(name, LayerOp::Conv { filter, kernel, stride, padding, dilation, groups }, vec![input], c_out)
+        let bias = has_bias.then(|| self.param(format!("{name}.bias"), vec![c_out], ParamKind::Bias));
+        self.layer(name, LayerOp::Conv { filter, bias, kernel, stride, padding, dilation, groups }, vec![input], c_out)
     }
 
     fn norm(&mut self, name: &str, c: usize, gamma_start: f32) -> NormId {
@@ -117,10 +128,10 @@ impl Builder {
         for (pathway, map) in maps.iter_mut().enumerate() {
             let name = format!("s1.pathway{pathway}_stem");
             let kernel = [config.arch.temporal_kernels(0, pathway)[0], 7, 7];
-            let c_out = pathway_channels(&config, config.width_per_group, pathway);
+            let c_out = config.pathway_channels(config.width_per_group, pathway);
             let x = self.conv(&format!("{name}.conv"), *map, ConvSizes::new(c_out, kernel, [1, 2, 2]));
             let x = self.batch_norm_relu(&format!("{name}.bn"), x);
-            let pool = LayerOp::MaxPool { kernel: [1, 3, 3], stride: [1, 2, 2], padding: [0, 1, 1] };
+            let pool = LayerOp::MaxPool { kernel: [1, 3, 3], stride: [1, 2, 2], padding: [0, 1, 1], time_groups: 1 };
             *map = self.layer(&format!("{name}.pool_layer"), pool, vec![x], c_out);
             self.model.stages.push((format!("s1.{pathway}"), *map));
         }
@@ -146,7 +157,7 @@ impl Builder {
             return;
         }
         for (pathway, map) in maps.iter_mut().enumerate() {
-            let pool = LayerOp::MaxPool { kernel: [k, 1, 1], stride: [k, 1, 1], padding: [0; 3] };
+            let pool = LayerOp::MaxPool { kernel: [k, 1, 1], stride: [k, 1, 1], padding: [0; 3], time_groups: 1 };
             let c = self.channels(*map);
             *map = self.layer(&format!("pathway{pathway}_pool"), pool, vec![*map], c);
         }
@@ -157,8 +168,8 @@ impl Builder {
         let config = self.model.config.clone();
         for (pathway, map) in maps.iter_mut().enumerate() {
             let sizes = BlockSizes {
-                c_out: pathway_channels(&config, config.width_per_group << (stage + 2), pathway),
-                c_inner: pathway_channels(&config, (config.num_groups * config.width_per_group) << stage, pathway),
+                c_out: config.stage_channels(stage, pathway),
+                c_inner: config.pathway_channels((config.num_groups * config.width_per_group) << stage, pathway),
                 dilation: config.spatial_dilations[stage][pathway],
             };
             let basis = config.arch.temporal_kernels(stage + 1, pathway);
@@ -166,7 +177,11 @@ impl Builder {
                 let with_time = i < config.num_block_temp_kernel[stage][pathway];
                 let kernel_t = if with_time { basis[i % basis.len()] } else { 1 };
                 let stride = if i == 0 { config.spatial_strides[stage][pathway] } else { 1 };
-                *map = self.block(&format!("s{}.pathway{pathway}_res{i}", stage + 2), *map, kernel_t, stride, &sizes);
+                let name = format!("s{}.pathway{pathway}", stage + 2);
+                *map = self.block(&format!("{name}_res{i}"), *map, kernel_t, stride, &sizes);
+                if config.non_local.location[stage][pathway].contains(&i) {
+                    *map = self.non_local(&format!("{name}_nonlocal{i}"), *map, stage, pathway);
+                }
             }
             self.model.stages.push((format!("s{}.{pathway}", stage + 2), *map));
         }
@@ -214,6 +229,31 @@ impl Builder {
         self.conv(&format!("{name}.branch2.b"), x, ConvSizes { padding: [0, d, d], dilation: [1, d, d], ..b })
     }
 
+    /// A non-local block (Nonlocal): attention between the positions of a clip, added to the map. Its batch norm counts as the
+    /// last one of a block.
+    fn non_local(&mut self, name: &str, x: ValueId, stage: usize, pathway: usize) -> ValueId {
+        let config = self.model.config.clone();
+        let (c, instantiation) = (self.channels(x), config.non_local.instantiation);
+        let (pool, time_groups) = (config.non_local.pool[stage][pathway], config.non_local.group[stage][pathway]);
+        let head = ConvSizes { has_bias: true, ..ConvSizes::new(c / 2, [1; 3], [1; 3]) };
+        let theta = self.conv(&format!("{name}.conv_theta"), x, head);
+        let mut pooled = x;
+        if pool != [1; 3] {
+            let op = LayerOp::MaxPool { kernel: pool, stride: pool, padding: [0; 3], time_groups };
+            pooled = self.layer(&format!("{name}.pool"), op, vec![x], c);
+        }
+        let phi = self.conv(&format!("{name}.conv_phi"), pooled, head);
+        let g = self.conv(&format!("{name}.conv_g"), pooled, head);
+        let op = LayerOp::Attention { instantiation, time_groups };
+        let attended = self.layer(&format!("{name}.attention"), op, vec![theta, phi, g], c / 2);
+        let out = ConvSizes { c_out: c, ..head };
+        let out = self.conv(&format!("{name}.conv_out"), attended, out);
+        let gamma_start = if config.zero_init_final_bn { 0.0 } else { 1.0 };
+        let bn = format!("{name}.bn");
+        let norm = self.norm(&bn, c, gamma_start);
+        self.layer(&bn, LayerOp::BatchNorm { norm, relu: false }, vec![out, x], c)
+    }
+
     /// Global average pool of every pathway, side by side, dropout, projection (ResNetBasicHead).
     fn head(&mut self, maps: &[ValueId]) {
         let config = self.model.config.clone();
@@ -240,13 +280,5 @@ impl Builder {
         let weight = self.param("head.projection.weight".into(), vec![classes, c], kind);
         let bias = self.param("head.projection.bias".into(), vec![classes], ParamKind::Bias);
         self.layer("head.projection", LayerOp::Linear { weight, bias }, vec![x], classes);
-    }
-}
-
-/// `c` channels of the slow (or only) pathway are `c / BETA_INV` of the fast one.
-fn pathway_channels(config: &ModelConfig, c: usize, pathway: usize) -> usize {
-    match (config.arch, pathway) {
-        (Arch::SlowFast, 1) => c / config.beta_inv,
-        _ => c,
     }
 }

@@ -1,5 +1,6 @@
 //! What a network looks like, in PySlowFast's terms, without any shape of a clip.
 
+use super::non_local::NonLocal;
 use crate::error::{Error, Result};
 
 /// Architecture: decides pathways, temporal filters and the pool after stage 2 (PySlowFast MODEL.ARCH).
@@ -127,6 +128,8 @@ pub struct ModelConfig {
     pub fusion_conv_channel_ratio: usize,
     /// SLOWFAST.FUSION_KERNEL_SZ: frames that the filter of a lateral connection covers.
     pub fusion_kernel_size: usize,
+    /// Non-local blocks.
+    pub non_local: NonLocal,
     /// BN.EPSILON.
     pub bn_eps: f32,
     /// BN.MOMENTUM.
@@ -158,6 +161,7 @@ impl ModelConfig {
             beta_inv: 8,
             fusion_conv_channel_ratio: 2,
             fusion_kernel_size: 7,
+            non_local: NonLocal::none(p),
             bn_eps: 1e-5,
             bn_momentum: 0.1,
             input_channels: 3,
@@ -175,6 +179,19 @@ impl ModelConfig {
         match (self.arch, pathway) {
             (Arch::SlowFast, 0) => self.alpha,
             _ => 1,
+        }
+    }
+
+    /// Channels of stage `stage` (0 is s2) of `pathway`, at its end.
+    pub(super) fn stage_channels(&self, stage: usize, pathway: usize) -> usize {
+        self.pathway_channels(self.width_per_group << (stage + 2), pathway)
+    }
+
+    /// `c` channels of the slow (or only) pathway are `c / BETA_INV` of the fast one.
+    pub(super) fn pathway_channels(&self, c: usize, pathway: usize) -> usize {
+        match (self.arch, pathway) {
+            (Arch::SlowFast, 1) => c / self.beta_inv,
+            _ => c,
         }
     }
 
@@ -210,7 +227,10 @@ impl ModelConfig {
         if !(0.0..1.0).contains(&self.dropout_rate) {
             return refuse(format!("MODEL.DROPOUT_RATE: expected 0 <= rate < 1, got {}", self.dropout_rate));
         }
-        if self.arch == Arch::SlowFast { self.check_slowfast() } else { Ok(()) }
+        if self.arch == Arch::SlowFast {
+            self.check_slowfast()?;
+        }
+        self.non_local.check(self)
     }
 
     fn check_slowfast(&self) -> Result<()> {

@@ -1,11 +1,12 @@
 //! The network that a configuration file asks for.
 
 use super::config::{Arch, ModelConfig, Transform};
+use super::non_local::NonLocal;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
 
 impl ModelConfig {
-    /// From MODEL, RESNET and SLOWFAST of `config`. PySlowFast's networks of this kind ignore BN.EPSILON and BN.MOMENTUM
+    /// From MODEL, RESNET, SLOWFAST and NONLOCAL of `config`. PySlowFast's networks of this kind ignore BN.EPSILON and BN.MOMENTUM
     /// (1e-5 and 0.1 are built in), and so do these.
     ///
     /// # Errors
@@ -39,11 +40,45 @@ impl ModelConfig {
             beta_inv: slowfast.beta_inv,
             fusion_conv_channel_ratio: slowfast.fusion_conv_channel_ratio,
             fusion_kernel_size: slowfast.fusion_kernel_sz,
+            non_local: non_local(&config.nonlocal, arch)?,
             ..ModelConfig::new(arch, resnet.depth, model.num_classes)
         };
         built.check()?;
         Ok(built)
     }
+}
+
+/// Without blocks nothing is looked at, as in PySlowFast: its files for two pathways leave the lists of one.
+fn non_local(section: &config::NonLocal, arch: Arch) -> Result<NonLocal> {
+    let none = NonLocal::none(arch.num_pathways());
+    if section.location.iter().flatten().all(Vec::is_empty) {
+        return Ok(none);
+    }
+    let refuse = |key: &str, expected: &str, got: usize| {
+        Err(Error::Config(format!("NONLOCAL.{key}: expected {expected}, got {got}")))
+    };
+    for (key, len) in
+        [("LOCATION", section.location.len()), ("GROUP", section.group.len()), ("POOL", section.pool.len())]
+    {
+        if len != 4 {
+            return refuse(key, "a list for each of 4 stages", len);
+        }
+    }
+    let mut built = NonLocal { instantiation: NonLocal::instantiation_from_name(&section.instantiation)?, ..none };
+    for stage in 0..4 {
+        built.location[stage] = section.location[stage].clone();
+        built.group[stage] = section.group[stage].clone();
+        built.pool[stage].clear();
+        for window in section.pool[stage].iter().take(arch.num_pathways()) {
+            match window[..] {
+                // PySlowFast: an empty list is no pool.
+                [] => built.pool[stage].push([1; 3]),
+                [t, h, w] => built.pool[stage].push([t, h, w]),
+                _ => return refuse("POOL", "windows of 3 sizes", window.len()),
+            }
+        }
+    }
+    Ok(built)
 }
 
 fn four_stages(key: &str, list: &[Vec<usize>]) -> Result<[Vec<usize>; 4]> {

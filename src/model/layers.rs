@@ -1,6 +1,7 @@
 //! The network as a list of layers with parameters and no shape: weights are shared by all grids.
 
 use super::config::ModelConfig;
+use crate::ops::attention::Instantiation;
 
 /// Index of a value that flows between layers.
 pub type ValueId = usize;
@@ -19,7 +20,7 @@ pub enum ParamKind {
         /// Standard deviation of the initial values.
         std: f32,
     },
-    /// Bias of the projection; starts at 0.
+    /// Bias of the projection, or of a convolution; starts at 0.
     Bias,
     /// Gamma of a batch norm.
     Gamma {
@@ -108,10 +109,12 @@ pub struct Norm {
 /// One layer's work. Channel counts are those of its values.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LayerOp {
-    /// Convolution without bias.
+    /// Convolution.
     Conv {
         /// Its filter.
         filter: ParamId,
+        /// Its bias: inside of non-local blocks.
+        bias: Option<ParamId>,
         /// Taps (t, h, w).
         kernel: [usize; 3],
         /// Step.
@@ -138,6 +141,15 @@ pub enum LayerOp {
         stride: [usize; 3],
         /// Padding on both sides.
         padding: [usize; 3],
+        /// Runs of frames, one after another, that are clips of their own from here on.
+        time_groups: usize,
+    },
+    /// Attention of a non-local block: queries, keys and values.
+    Attention {
+        /// How scores become weights.
+        instantiation: Instantiation,
+        /// Runs of frames within which queries see keys. Keys and values may be cut up already, by their pool.
+        time_groups: usize,
     },
     /// Mean over all positions of a clip: works at every grid.
     GlobalAveragePool,

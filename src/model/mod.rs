@@ -14,11 +14,13 @@ mod from_config;
 mod init;
 pub mod layers;
 pub mod network;
+mod non_local;
 mod pathways;
 pub mod plan;
 
 pub use config::{Arch, ModelConfig, Transform};
 pub use layers::Model;
 pub use network::{NamedArray, Network, OptimizerState, PathwayInput};
+pub use non_local::NonLocal;
 pub use pathways::slow_pathway_indices;
 pub use plan::{Lowering, Mode, Plan};

@@ -92,7 +92,7 @@ fn run(device: &Device, case: &Case, kind: Instantiation, dtype: DType, [q, k, v
     attention::forward(&stream, kind, &inputs, &output, &log2_sum).unwrap();
 
     let [dq, dk, dv] = [of_q, of_k, of_k].map(garbage);
-    let workspace = stored::garbage(device, DType::F32, attention::workspace_bytes(&query) / 4);
+    let workspace = stored::garbage(device, DType::F32, attention::workspace_bytes(query.shape()) / 4);
     let grads = Heads { query: &dq, key: &dk, value: &dv };
     attention::backward(&stream, kind, &inputs, &output, &log2_sum, &grad_output, &grads, &workspace).unwrap();
     Left {

@@ -221,7 +221,6 @@ fn what_can_be_planned_but_not_trained_is_refused_by_train_alone() {
     for (overrides, part) in [
         (["TEST.ENABLE", "True"], "TEST.ENABLE"),
         (["TRAIN.DATASET", "ssv2"], "TRAIN.DATASET ssv2"),
-        (["NONLOCAL.LOCATION", "[[[], []], [[1], []], [[], []], [[], []]]"], "NONLOCAL.LOCATION"),
         (["MODEL.LOSS_FUNC", "bce"], "MODEL.LOSS_FUNC bce"),
         (["DATA.REVERSE_INPUT_CHANNEL", "True"], "DATA.REVERSE_INPUT_CHANNEL"),
         (["RESNET.DEPTH", "20"], "RESNET.DEPTH"),

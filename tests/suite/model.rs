@@ -5,12 +5,14 @@ mod fused_step;
 mod golden_models;
 mod golden_train;
 mod network;
+mod non_local;
 mod plan;
 mod reference;
 
 use serde_json::Value;
 use vcycle::device::Device;
-use vcycle::model::{Arch, Mode, Model, ModelConfig, NamedArray, Network, network::fold_sub_batch_norm};
+use vcycle::model::{Arch, Mode, Model, ModelConfig, NamedArray, Network, NonLocal, network::fold_sub_batch_norm};
+use vcycle::ops::attention::Instantiation;
 use vcycle::shape::StepShape;
 
 use crate::golden::{channels_last, dims, fill};
@@ -25,9 +27,12 @@ fn filled_state(entries: &[(String, Vec<usize>)]) -> Vec<NamedArray> {
             _ if name.ends_with("num_batches_tracked") => (0.0, 0.0),
             _ if name.ends_with("running_mean") => (0.1, 0.0),
             _ if name.ends_with("running_var") => (0.5, 1.0),
+            5 if is_weight && name.contains("nonlocal") => ((1.5 / fan_in).sqrt(), 0.0),
             5 if is_weight => ((6.0 / fan_in).sqrt(), 0.0),
             2 if is_weight => ((3.0 / fan_in).sqrt(), 0.0),
-            1 if name.ends_with("c_bn.weight") => (0.05, 0.2),
+            1 if name.ends_with("c_bn.weight") || name.ends_with(".bn.weight") && name.contains("nonlocal") => {
+                (0.05, 0.2)
+            }
             1 if is_weight => (0.2, 0.9),
             _ => (0.1, 0.0),
         };
@@ -96,7 +101,36 @@ fn config_of(settings: &Value) -> ModelConfig {
     config.dropout_rate = 0.0;
     config.width_per_group = number("WIDTH_PER_GROUP").unwrap_or(64);
     config.alpha = number("ALPHA").unwrap_or(config.alpha);
+    if settings["nonlocal"].is_object() {
+        config.non_local = non_local_of(&settings["nonlocal"], arch.num_pathways());
+    }
     config
+}
+
+/// `config` with blocks inside of two stages of its first pathway.
+fn with_non_local(config: ModelConfig, instantiation: Instantiation, group: usize, pool: [usize; 3]) -> ModelConfig {
+    let mut non_local = NonLocal { instantiation, ..config.non_local.clone() };
+    for stage in [1, 2] {
+        non_local.location[stage][0] = vec![0];
+        (non_local.group[stage][0], non_local.pool[stage][0]) = (group, pool);
+    }
+    ModelConfig { non_local, ..config }
+}
+
+/// Golden's lists hold windows for two pathways whatever the architecture, as PySlowFast's defaults do.
+fn non_local_of(settings: &Value, pathways: usize) -> NonLocal {
+    let sizes = |list: &Value| dims(list);
+    let mut non_local = NonLocal::none(pathways);
+    let name = settings["INSTANTIATION"].as_str().expect("INSTANTIATION");
+    non_local.instantiation = NonLocal::instantiation_from_name(name).expect("INSTANTIATION");
+    for stage in 0..4 {
+        for pathway in 0..pathways {
+            non_local.location[stage][pathway] = sizes(&settings["LOCATION"][stage][pathway]);
+            non_local.pool[stage][pathway] =
+                sizes(&settings["POOL"][stage][pathway]).try_into().expect("a window of three sizes");
+        }
+    }
+    non_local
 }
 
 fn number(value: &Value) -> f64 {

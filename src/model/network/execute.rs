@@ -7,6 +7,7 @@ use super::prepare::PreparedStep;
 use crate::device::Slice;
 use crate::error::Result;
 use crate::model::plan::StepOp;
+use crate::ops::attention::{self, Heads};
 use crate::ops::dropout::{self, Dropout};
 use crate::ops::{batch_norm, conv3d, linear, pool3d, softmax_loss};
 
@@ -45,11 +46,13 @@ impl Network {
         let (s, x, a) = (&self.stream, &step.tensors, &self.arrays);
         let workspace = &self.workspace;
         match *op {
-            StepOp::Conv { ref op, filter, input, output } => {
-                conv3d::forward(s, op, &x[input], &a.param[filter], None, &x[output], workspace)
+            StepOp::Conv { ref op, filter, bias, input, output } => {
+                let bias = bias.map(|b| &a.param[b]);
+                conv3d::forward(s, op, &x[input], &a.param[filter], bias, &x[output], workspace)
             }
-            StepOp::ConvGradFilter { ref op, filter, input, grad_output } => {
-                conv3d::grad_filter(s, op, &x[input], &x[grad_output], &a.grad[filter], None, workspace)
+            StepOp::ConvGradFilter { ref op, filter, bias, input, grad_output } => {
+                let bias = bias.map(|b| &a.grad[b]);
+                conv3d::grad_filter(s, op, &x[input], &x[grad_output], &a.grad[filter], bias, workspace)
             }
             StepOp::ConvGradInput { ref op, filter, grad_output, grad_input, accumulate } => {
                 let filter = &a.param[filter];
@@ -64,6 +67,7 @@ impl Network {
             StepOp::PoolGradInput { ref op, grad_output, indices, grad_input, accumulate } => {
                 pool3d::grad_input(s, op, &x[grad_output], memory(step, indices), &x[grad_input], accumulate)
             }
+            StepOp::Attention { .. } | StepOp::AttentionBackward { .. } => self.launch_attention(step, op),
             StepOp::Dropout { rate, input, output } => {
                 let op = Dropout { rate, seed: self.seed, step: step_idx, first_clip: 0 };
                 dropout::apply(s, &op, &x[input], &x[output])
@@ -89,6 +93,24 @@ impl Network {
     /// A parameter in the type that the ops take: f32, or its 16-bit copy.
     fn weights(&self, param: usize) -> &Slice {
         self.kernel.as_ref().map_or(&self.arrays.param[param], |kernel| &kernel.copy[param])
+    }
+
+    fn launch_attention(&self, step: &PreparedStep, op: &StepOp) -> Result<()> {
+        let (s, x) = (&self.stream, &step.tensors);
+        let of = |[query, key, value]: [usize; 3]| Heads { query: &x[query], key: &x[key], value: &x[value] };
+        let none = self.workspace.part(0, 0)?;
+        let sums = |tensor| memory(step, tensor).unwrap_or(&none);
+        match *op {
+            StepOp::Attention { instantiation, heads, output, log2_sum, .. } => {
+                attention::forward(s, instantiation, &of(heads), &x[output], sums(log2_sum))
+            }
+            StepOp::AttentionBackward { instantiation, heads, output, log2_sum, grad_output, grads, .. } => {
+                let (inputs, grads, sums) = (of(heads), of(grads), sums(log2_sum));
+                let (output, grad_output) = (&x[output], &x[grad_output]);
+                attention::backward(s, instantiation, &inputs, output, sums, grad_output, &grads, &self.workspace)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn launch_batch_norm(&self, step: &PreparedStep, op: &StepOp) -> Result<()> {

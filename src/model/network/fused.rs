@@ -7,9 +7,9 @@ use crate::device::Slice;
 use crate::error::{Error, Result};
 use crate::model::plan::fused::{FusedOp, Load, LoadGrad, NormGrad, NormStatistics, PlannedMask, Table};
 use crate::model::plan::{Mode, TensorId};
-use crate::ops::batch_norm::{self, BatchNorm, GradTables};
+use crate::ops::batch_norm::{self, BatchNorm, GradTables, Tables};
 use crate::ops::conv3d::{
-    self, Epilogue, GradEpilogue, GradFilterSources, GradNorm, GradTable, Join, Mask, Prologue, Statistics,
+    self, Epilogue, Evaluation, GradEpilogue, GradFilterSources, GradNorm, GradTable, Join, Mask, Prologue, Statistics,
 };
 use crate::ops::pool3d::{self, NormBefore};
 use crate::shape::ActivationShape;
@@ -39,20 +39,21 @@ impl<'a> Run<'a> {
     fn launch(&self, op: &FusedOp) -> Result<()> {
         let (s, x, workspace) = (&self.network.stream, &self.step.tensors, &self.network.workspace);
         match *op {
-            FusedOp::Conv { ref op, filter, ref input, ref statistics, output } => {
-                let (prologue, epilogue) = (self.prologue(input), self.statistics(statistics.as_ref()));
+            FusedOp::Conv { ref op, filter, bias, ref input, ref statistics, output } => {
+                let (prologue, epilogue) = (self.prologue(input), self.epilogue(bias, statistics.as_ref()));
                 let filter = &self.kernel.copy[filter];
                 let input = &x[input.tensor];
                 conv3d::forward_fused(s, op, input, prologue.as_ref(), filter, &epilogue, &x[output], workspace)
             }
-            FusedOp::ConvGradFilter { ref op, filter, ref input, ref grad_output } => {
+            FusedOp::ConvGradFilter { ref op, filter, bias, ref input, ref grad_output } => {
                 let from = GradFilterSources {
                     input: &x[input.tensor],
                     prologue: self.prologue(input),
                     grad_output: &x[grad_output.g],
                     grad_table: self.grad_table(grad_output, None),
                 };
-                conv3d::grad_filter_fused(s, op, &from, &self.network.arrays.grad[filter], None, workspace)
+                let grads = &self.network.arrays.grad;
+                conv3d::grad_filter_fused(s, op, &from, &grads[filter], bias.map(|b| &grads[b]), workspace)
             }
             FusedOp::ConvGradInput { ref op, filter, ref grad_output, store_dy, ref store, grad_input } => {
                 let norms: Vec<GradNorm<'_>> = store.norms.iter().map(|norm| self.grad_norm(norm)).collect();
@@ -68,7 +69,8 @@ impl<'a> Run<'a> {
                 let g = &x[grad_output.g];
                 conv3d::grad_input_fused(s, op, g, table.as_ref(), filter, &epilogue, to, workspace)
             }
-            FusedOp::Apply { shape, ref input, output } => self.apply(shape, input, output),
+            FusedOp::Statistics { input, ref statistics } => self.form_statistics(input, statistics),
+            FusedOp::Apply { shape, ref input, relu, output } => self.apply((shape, relu), input, output),
             FusedOp::GradSums { shape, grad_output, mask, ref norm } => {
                 let (op, mask, to) = (self.batch_norm(shape), self.mask(mask), self.grad_tables(norm));
                 batch_norm::gradient_sums(s, &op, &x[norm.y], &x[grad_output], mask, &to, workspace)
@@ -113,8 +115,12 @@ impl<'a> Run<'a> {
         load.scale_shift.map(|table| Prologue { scale_shift: self.table(table), splits: self.splits, join })
     }
 
-    fn statistics(&self, of: Option<&NormStatistics>) -> Epilogue<'a> {
-        let Some(&NormStatistics { op, norm, stats, scale_shift }) = of else { return Epilogue::None };
+    fn epilogue(&self, bias: Option<usize>, of: Option<&NormStatistics>) -> Epilogue<'a> {
+        let Some(&NormStatistics { op, norm, stats, scale_shift }) = of else {
+            let bias = bias.map(|b| &self.network.arrays.param[b]);
+            return bias
+                .map_or(Epilogue::None, |b| Epilogue::Evaluation(Evaluation { bias: Some(b), ..Default::default() }));
+        };
         let (x, norm) = (&self.step.tensors, &self.network.model.norms[norm]);
         let params = &self.network.arrays.param;
         Epilogue::Statistics(Statistics {
@@ -129,13 +135,28 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn apply(&self, shape: ActivationShape, load: &Load, output: TensorId) -> Result<()> {
+    fn form_statistics(&self, input: TensorId, of: &NormStatistics) -> Result<()> {
+        let (x, norm) = (&self.step.tensors, &self.network.model.norms[of.norm]);
+        let params = &self.network.arrays.param;
+        let to = Tables {
+            gamma: &params[norm.gamma],
+            beta: &params[norm.beta],
+            stats: x[of.stats].memory(),
+            scale_shift: Some(x[of.scale_shift].memory()),
+            running: None,
+            skip: Some(&self.kernel.skip),
+        };
+        batch_norm::statistics(&self.network.stream, &of.op, &x[input], &to, &self.network.workspace)
+    }
+
+    fn apply(&self, (shape, relu): (ActivationShape, bool), load: &Load, output: TensorId) -> Result<()> {
         let (s, x) = (&self.network.stream, &self.step.tensors);
         let Some(Prologue { scale_shift, join, .. }) = self.prologue(load) else {
             return Err(Error::unsupported("network", "a pass that stores what is stored"));
         };
         let second = join.map(|join| (join.residual, join.residual_scale_shift));
-        batch_norm::apply(s, &self.batch_norm(shape), &x[load.tensor], scale_shift, second, &x[output])
+        let op = BatchNorm { relu, ..self.batch_norm(shape) };
+        batch_norm::apply(s, &op, &x[load.tensor], scale_shift, second, &x[output])
     }
 
     fn grad_table(&self, load: &LoadGrad, store_dy: Option<TensorId>) -> Option<GradTable<'a>> {

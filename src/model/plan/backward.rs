@@ -6,6 +6,7 @@
 use super::{Planner, StepOp, TensorId};
 use crate::error::{Error, Result};
 use crate::model::layers::{Layer, LayerOp, ValueId};
+use crate::ops::attention::Instantiation;
 use crate::ops::pool3d::PoolKind;
 
 impl Planner<'_> {
@@ -71,9 +72,9 @@ impl Planner<'_> {
     fn layer_backward(&mut self, layer: &Layer, forward: &StepOp) -> Result<()> {
         let (x, y) = (layer.inputs[0], layer.output);
         match *forward {
-            StepOp::Conv { op, filter, input, .. } => {
+            StepOp::Conv { op, filter, bias, input, .. } => {
                 let grad_output = self.grad(y);
-                self.plan.backward.push(StepOp::ConvGradFilter { op, filter, input, grad_output });
+                self.plan.backward.push(StepOp::ConvGradFilter { op, filter, bias, input, grad_output });
                 if x >= self.model.num_pathways() {
                     let (grad_input, accumulate) = self.grad_to_write(x);
                     self.plan.backward.push(StepOp::ConvGradInput { op, filter, grad_output, grad_input, accumulate });
@@ -97,8 +98,13 @@ impl Planner<'_> {
             StepOp::Pool { op, indices, .. } => {
                 let grad_output = self.grad(y);
                 let (grad_input, accumulate) = self.grad_to_write(x);
+                let grad_input = self.viewed(grad_input, op.input);
                 let indices = indices.filter(|_| op.kind == PoolKind::Max);
                 self.plan.backward.push(StepOp::PoolGradInput { op, grad_output, indices, grad_input, accumulate });
+            }
+            StepOp::Attention { .. } => {
+                let op = self.attention_backward(layer, forward);
+                self.plan.backward.push(op);
             }
             StepOp::Dropout { rate, .. } => {
                 let grad = self.grad(y);
@@ -117,6 +123,7 @@ impl Planner<'_> {
             | StepOp::BatchNormEval { .. }
             | StepOp::BatchNormBackward { .. }
             | StepOp::PoolGradInput { .. }
+            | StepOp::AttentionBackward { .. }
             | StepOp::LinearBackward { .. }
             | StepOp::CrossEntropy { .. }
             | StepOp::Softmax { .. }
@@ -125,5 +132,22 @@ impl Planner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The gradient of `forward`, the attention of `layer`: its queries, keys and values have no other readers.
+    pub(super) fn attention_backward(&mut self, layer: &Layer, forward: &StepOp) -> StepOp {
+        let StepOp::Attention { instantiation, heads, output, log2_sum, macs } = *forward else {
+            unreachable!("{} is no attention", layer.name)
+        };
+        let grad = self.grad(layer.output);
+        let grad_output = self.viewed(grad, self.plan.tensors[output].shape);
+        let mut grads = [0; 3];
+        for ((to, &head), &value) in grads.iter_mut().zip(&heads).zip(&layer.inputs) {
+            let (grad, _) = self.grad_to_write(value);
+            *to = self.viewed(grad, self.plan.tensors[head].shape);
+        }
+        // Two products of matrices for each of forward's, and for the softmax the scores again.
+        let macs = if instantiation == Instantiation::Softmax { macs / 2 * 5 } else { macs * 2 };
+        StepOp::AttentionBackward { instantiation, heads, output, log2_sum, grad_output, grads, macs }
     }
 }

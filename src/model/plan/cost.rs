@@ -11,7 +11,7 @@ use crate::ops::conv3d::{Conv3d, Direction};
 pub struct Cost {
     /// Bytes read and written, each tensor and each parameter once an op, whatever the caches save or the tiles read again.
     pub bytes: u64,
-    /// Two for each multiply-add of convolutions and projections.
+    /// Two for each multiply-add of convolutions, attention and projections.
     pub flops: u64,
     /// Kernels started, at most: the sum of a filter gradient's parts counts, and the packing of a stem's filter.
     pub launches: u64,
@@ -58,6 +58,7 @@ impl Plan {
     fn launches_of(&self, op: &StepOp) -> u64 {
         match op {
             StepOp::Fused(FusedOp::ConvGradFilter { .. }) => 2,
+            StepOp::AttentionBackward { .. } => 2,
             StepOp::Fused(FusedOp::Conv { input, .. })
                 if matches!(self.tensors[input.tensor].place, Place::Input(_)) =>
             {

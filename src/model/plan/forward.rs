@@ -4,6 +4,7 @@ use super::{Mode, Planner, StepOp, TensorId};
 use crate::device::DType;
 use crate::error::{Error, Result};
 use crate::model::layers::{Layer, LayerOp, NormId, ValueId};
+use crate::ops::attention::Instantiation;
 use crate::ops::batch_norm::BatchNorm;
 use crate::ops::conv3d::Conv3d;
 use crate::ops::pool3d::{Pool3d, PoolKind};
@@ -47,7 +48,8 @@ impl Planner<'_> {
                 op.check()?;
                 op.output()
             }
-            LayerOp::MaxPool { kernel, padding, .. } => {
+            LayerOp::MaxPool { kernel, padding, time_groups, .. } => {
+                let input = self.in_time_groups(layer, input, *time_groups)?;
                 if (0..3).any(|i| [input.t, input.h, input.w][i] + 2 * padding[i] < kernel[i]) {
                     let (grid, name) = (self.plan.shape, &layer.name);
                     return Err(Error::shape("plan", format!("grid {grid}: {name} cannot pool {input} by {kernel:?}")));
@@ -66,8 +68,22 @@ impl Planner<'_> {
                 input.with_channels(c)
             }
             LayerOp::GlobalAveragePool => ActivationShape::new(input.n, 1, 1, 1, c),
+            LayerOp::Attention { time_groups, .. } => {
+                self.in_time_groups(layer, input, *time_groups)?;
+                input
+            }
             LayerOp::Dropout { .. } | LayerOp::Linear { .. } => input.with_channels(c),
         })
+    }
+
+    /// `shape` with each run of frames as a clip of its own.
+    fn in_time_groups(&self, layer: &Layer, shape: ActivationShape, groups: usize) -> Result<ActivationShape> {
+        if !shape.t.is_multiple_of(groups) {
+            let (grid, name) = (self.plan.shape, &layer.name);
+            let message = format!("grid {grid}: {name} cannot cut {} frames into NONLOCAL.GROUP {groups}", shape.t);
+            return Err(Error::shape("plan", message));
+        }
+        Ok(time_groups(shape, groups))
     }
 
     /// Notes which values lie inside a concatenation.
@@ -110,8 +126,9 @@ impl Planner<'_> {
         let input = self.value_tensor(layer.inputs[0]);
         let op = match layer.op {
             LayerOp::Concat => return Ok(()),
-            LayerOp::Conv { filter, .. } => {
-                StepOp::Conv { op: self.conv_op(layer), filter, input, output: self.value_tensor(layer.output) }
+            LayerOp::Conv { filter, bias, .. } => {
+                let output = self.value_tensor(layer.output);
+                StepOp::Conv { op: self.conv_op(layer), filter, bias, input, output }
             }
             LayerOp::BatchNorm { norm, relu } => self.batch_norm_forward(layer, norm, relu)?,
             LayerOp::MaxPool { .. } | LayerOp::GlobalAveragePool => {
@@ -120,8 +137,9 @@ impl Planner<'_> {
                 let needs_indices = op.kind == PoolKind::Max && self.plan.mode == Mode::Train;
                 let indices =
                     needs_indices.then(|| self.dense(format!("{} indices", layer.name), op.output(), DType::U32));
-                StepOp::Pool { op, input, output, indices }
+                StepOp::Pool { op, input: self.viewed(input, op.input), output, indices }
             }
+            LayerOp::Attention { .. } => self.attention_forward(layer),
             LayerOp::Dropout { rate } => {
                 // In place: what was there before is not needed, neither later in forward nor in backward.
                 self.plan.values[layer.output] = input;
@@ -138,6 +156,29 @@ impl Planner<'_> {
         };
         self.plan.forward.push(op);
         Ok(())
+    }
+
+    /// The attention of `layer`, whose inputs lie in memory.
+    pub(super) fn attention_forward(&mut self, layer: &Layer) -> StepOp {
+        let LayerOp::Attention { instantiation, time_groups: groups } = layer.op else {
+            unreachable!("{} is no attention", layer.name)
+        };
+        let query = time_groups(self.shapes[layer.inputs[0]], groups);
+        let cut = |shape: ActivationShape| if shape.n == query.n { shape } else { time_groups(shape, groups) };
+        let mut heads = [0; 3];
+        for (head, &value) in heads.iter_mut().zip(&layer.inputs) {
+            let tensor = self.value_tensor(value);
+            *head = self.viewed(tensor, cut(self.shapes[value]));
+        }
+        let output = self.value_tensor(layer.output);
+        let output = self.viewed(output, query);
+        let sums = ActivationShape::new(1, 1, 1, 1, query.num_positions());
+        let log2_sum = (instantiation == Instantiation::Softmax)
+            .then(|| self.dense(format!("{} sums", layer.name), sums, DType::F32));
+        let keys = cut(self.shapes[layer.inputs[1]]);
+        // Scores, and the values that they weigh.
+        let macs = 2 * (query.num_elements() * (keys.t * keys.h * keys.w)) as u64;
+        StepOp::Attention { instantiation, heads, output, log2_sum, macs }
     }
 
     fn batch_norm_forward(&mut self, layer: &Layer, norm: NormId, relu: bool) -> Result<StepOp> {
@@ -207,7 +248,8 @@ impl Planner<'_> {
     pub(super) fn pool_op(&self, layer: &Layer) -> Pool3d {
         let input = self.shapes[layer.inputs[0]];
         match layer.op {
-            LayerOp::MaxPool { kernel, stride, padding } => {
+            LayerOp::MaxPool { kernel, stride, padding, time_groups: groups } => {
+                let input = time_groups(input, groups);
                 Pool3d { kind: PoolKind::Max, input, kernel, stride, padding }
             }
             LayerOp::GlobalAveragePool => {
@@ -217,4 +259,9 @@ impl Planner<'_> {
             _ => unreachable!("{} is no pool", layer.name),
         }
     }
+}
+
+/// `shape` with `groups` runs of frames as clips.
+fn time_groups(shape: ActivationShape, groups: usize) -> ActivationShape {
+    ActivationShape { n: shape.n * groups, t: shape.t / groups, ..shape }
 }

@@ -294,6 +294,17 @@ impl<'a> Planner<'a> {
         self.tensor(name, shape, dtype, Place::Arena { storage, offset_c: 0, pitch_c: shape.c })
     }
 
+    /// A tensor whose positions are taken as those of `shape`, of which there are as many.
+    fn viewed(&mut self, tensor: TensorId, shape: ActivationShape) -> TensorId {
+        let PlannedTensor { ref name, shape: now, .. } = self.plan.tensors[tensor];
+        if now == shape {
+            return tensor;
+        }
+        debug_assert_eq!((now.num_positions(), now.c), (shape.num_positions(), shape.c), "{name}");
+        let name = name.clone();
+        self.channels_of(name, shape, tensor, 0)
+    }
+
     /// Channels `start .. start + shape.c` of another tensor.
     fn channels_of(&mut self, name: String, shape: ActivationShape, whole: TensorId, start: usize) -> TensorId {
         let PlannedTensor { dtype, place, .. } = self.plan.tensors[whole];

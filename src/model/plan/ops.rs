@@ -4,6 +4,7 @@ use super::fused::FusedOp;
 use super::{Plan, TensorId};
 use crate::device::Stream;
 use crate::model::layers::{NormId, ParamId};
+use crate::ops::attention::{self, Instantiation};
 use crate::ops::batch_norm::{self, BatchNorm};
 use crate::ops::conv3d::{self, Conv3d, Direction};
 use crate::ops::linear;
@@ -14,9 +15,9 @@ use crate::ops::pool3d::Pool3d;
 #[allow(missing_docs)] // The fields are the arguments of the op of the same name.
 pub enum StepOp {
     /// `conv3d::forward`.
-    Conv { op: Conv3d, filter: ParamId, input: TensorId, output: TensorId },
+    Conv { op: Conv3d, filter: ParamId, bias: Option<ParamId>, input: TensorId, output: TensorId },
     /// `conv3d::grad_filter`.
-    ConvGradFilter { op: Conv3d, filter: ParamId, input: TensorId, grad_output: TensorId },
+    ConvGradFilter { op: Conv3d, filter: ParamId, bias: Option<ParamId>, input: TensorId, grad_output: TensorId },
     /// `conv3d::grad_input`.
     ConvGradInput { op: Conv3d, filter: ParamId, grad_output: TensorId, grad_input: TensorId, accumulate: bool },
     /// `batch_norm::forward_train`.
@@ -51,6 +52,25 @@ pub enum StepOp {
         grad_input: TensorId,
         accumulate: bool,
     },
+    /// `attention::forward` of queries, keys and values.
+    Attention {
+        instantiation: Instantiation,
+        heads: [TensorId; 3],
+        output: TensorId,
+        /// One number a query; the softmax has it.
+        log2_sum: Option<TensorId>,
+        macs: u64,
+    },
+    /// `attention::backward`.
+    AttentionBackward {
+        instantiation: Instantiation,
+        heads: [TensorId; 3],
+        output: TensorId,
+        log2_sum: Option<TensorId>,
+        grad_output: TensorId,
+        grads: [TensorId; 3],
+        macs: u64,
+    },
     /// `dropout::apply`, in place where both are the same tensor.
     Dropout { rate: f32, input: TensorId, output: TensorId },
     /// `linear::forward`.
@@ -83,6 +103,8 @@ pub enum OpKind {
     BatchNormBackward,
     PoolForward,
     PoolGradInput,
+    AttentionForward,
+    AttentionBackward,
     Dropout,
     LinearForward,
     LinearBackward,
@@ -124,6 +146,8 @@ impl StepOp {
             StepOp::BatchNormBackward { .. } => OpKind::BatchNormBackward,
             StepOp::Pool { .. } => OpKind::PoolForward,
             StepOp::PoolGradInput { .. } => OpKind::PoolGradInput,
+            StepOp::Attention { .. } => OpKind::AttentionForward,
+            StepOp::AttentionBackward { .. } => OpKind::AttentionBackward,
             StepOp::Dropout { .. } => OpKind::Dropout,
             StepOp::Linear { .. } => OpKind::LinearForward,
             StepOp::LinearBackward { .. } => OpKind::LinearBackward,
@@ -139,23 +163,28 @@ impl StepOp {
             | StepOp::BatchNormTrain { output, .. }
             | StepOp::BatchNormEval { output, .. }
             | StepOp::Pool { output, .. }
+            | StepOp::Attention { output, .. }
             | StepOp::Dropout { output, .. }
             | StepOp::Linear { output, .. } => output,
             StepOp::ConvGradFilter { grad_output, .. }
             | StepOp::ConvGradInput { grad_output, .. }
             | StepOp::BatchNormBackward { grad_output, .. }
             | StepOp::PoolGradInput { grad_output, .. }
+            | StepOp::AttentionBackward { grad_output, .. }
             | StepOp::LinearBackward { grad_output, .. } => grad_output,
             StepOp::CrossEntropy { logits, .. } | StepOp::Softmax { logits, .. } => logits,
             StepOp::Fused(ref op) => op.subject(),
         }
     }
 
-    /// Multiply-adds, where that is what the op is made of (convolution and projection); otherwise 0.
+    /// Multiply-adds, where that is what the op is made of (convolution, attention and projection); otherwise 0.
     pub fn macs(&self) -> u64 {
         match self {
             StepOp::Conv { op, .. } | StepOp::ConvGradFilter { op, .. } | StepOp::ConvGradInput { op, .. } => op.macs(),
-            StepOp::Linear { macs, .. } | StepOp::LinearBackward { macs, .. } => *macs,
+            StepOp::Attention { macs, .. }
+            | StepOp::AttentionBackward { macs, .. }
+            | StepOp::Linear { macs, .. }
+            | StepOp::LinearBackward { macs, .. } => *macs,
             StepOp::Fused(op) => op.convolution().map_or(0, |(op, _)| op.macs()),
             _ => 0,
         }
@@ -165,7 +194,9 @@ impl StepOp {
     pub fn statistics(&self) -> Option<(&BatchNorm, NormId, TensorId)> {
         match self {
             StepOp::BatchNormTrain { op, norm, stats, .. } => Some((op, *norm, *stats)),
-            StepOp::Fused(FusedOp::Conv { statistics: Some(s), .. }) => Some((&s.op, s.norm, s.stats)),
+            StepOp::Fused(FusedOp::Conv { statistics: Some(s), .. } | FusedOp::Statistics { statistics: s, .. }) => {
+                Some((&s.op, s.norm, s.stats))
+            }
             _ => None,
         }
     }
@@ -182,6 +213,9 @@ impl StepOp {
             StepOp::ConvGradInput { op, .. } => conv3d::workspace_bytes(stream, op, Direction::GradInput),
             StepOp::BatchNormTrain { op, .. } | StepOp::BatchNormBackward { op, .. } => {
                 batch_norm::workspace_bytes(stream, op)
+            }
+            StepOp::AttentionBackward { heads: [query, ..], .. } => {
+                attention::workspace_bytes(plan.tensors[*query].shape)
             }
             StepOp::Linear { input, output, .. } => projection(*input, *output),
             StepOp::LinearBackward { input, grad_output, .. } => projection(*input, *grad_output),
@@ -221,6 +255,17 @@ impl StepOp {
             StepOp::PoolGradInput { grad_output, indices, grad_input, accumulate, .. } => {
                 all(&[Read(grad_output), Access::write(grad_input, accumulate)]);
                 indices.into_iter().for_each(|i| all(&[Read(i)]));
+            }
+            StepOp::Attention { heads, output, log2_sum, .. } => {
+                all(&heads.map(Read));
+                all(&[Write(output)]);
+                log2_sum.into_iter().for_each(|l| all(&[Write(l)]));
+            }
+            StepOp::AttentionBackward { heads, output, log2_sum, grad_output, grads, .. } => {
+                all(&heads.map(Read));
+                all(&[Read(output), Read(grad_output)]);
+                log2_sum.into_iter().for_each(|l| all(&[Read(l)]));
+                all(&grads.map(Write));
             }
             StepOp::Dropout { input, output, .. } => all(&[Read(input), Write(output)]),
             StepOp::LinearBackward { input, grad_output, grad_input, .. } => {

@@ -20,6 +20,7 @@ pub mod reference;
 use crate::device::{DType, Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
 use crate::ops::{TICKET_BYTES, check};
+use crate::shape::ActivationShape;
 
 /// Most channels of a head.
 pub const MAX_DEPTH: usize = 512;
@@ -95,8 +96,8 @@ pub fn forward(
 
 /// Bytes of the scratch memory of [`backward`] for queries of this shape: f32. The op counts no tickets; what begins with
 /// [`TICKET_BYTES`] of them can still be shared with ops that do.
-pub fn workspace_bytes(query: &Tensor) -> usize {
-    TICKET_BYTES + 4 * query.shape().num_positions()
+pub fn workspace_bytes(query: ActivationShape) -> usize {
+    TICKET_BYTES + 4 * query.num_positions()
 }
 
 /// Gradients of queries, keys and values; all are overwritten. `output` and `log2_sum` are those of [`forward`]. Scores are formed
@@ -123,7 +124,7 @@ pub fn backward(
     check::tensor_of(BACKWARD, "the keys' gradient", grads.key, of_key, dtype)?;
     check::tensor_of(BACKWARD, "the values' gradient", grads.value, of_key, dtype)?;
     check_rows(&sizes, kind, "log2_sum", log2_sum)?;
-    check::workspace(BACKWARD, workspace, workspace_bytes(inputs.query))?;
+    check::workspace(BACKWARD, workspace, workspace_bytes(of_query))?;
     let delta = workspace.part(TICKET_BYTES / 4, sizes.clips * sizes.queries)?;
     if *stream.device() != Device::Cpu {
         return launch::backward(stream, kind, &sizes, inputs, output, log2_sum, grad_output, grads, &delta);
@@ -163,7 +164,7 @@ fn check_inputs(op: &'static str, stream: &Stream, inputs: &Heads<'_>) -> Result
     if of_query.c > MAX_DEPTH {
         return Err(Error::unsupported(op, format!("at most {MAX_DEPTH} channels, got {}", of_query.c)));
     }
-    let rows = |shape: crate::shape::ActivationShape| shape.t * shape.h * shape.w;
+    let rows = |shape: ActivationShape| shape.t * shape.h * shape.w;
     Ok(Sizes { op, clips: of_query.n, queries: rows(of_query), keys: rows(of_key), depth: of_query.c })
 }
 

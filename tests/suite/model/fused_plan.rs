@@ -5,9 +5,11 @@ use vcycle::device::{DType, Device};
 use vcycle::model::plan::StepOp;
 use vcycle::model::plan::fused::{FusedOp, Load, NormGrad, PlannedMask};
 use vcycle::model::{Arch, Lowering, Mode, Model, ModelConfig, Plan, Transform};
+use vcycle::ops::attention::Instantiation;
 use vcycle::shape::StepShape;
 
-use super::plan::check_plan;
+use super::plan::{check_plan, with_blocks};
+use super::with_non_local;
 
 const FUSED: Lowering = Lowering::Fused(DType::Bf16);
 
@@ -31,9 +33,10 @@ proptest! {
         frames in prop::sample::select(vec![4usize, 8, 16]),
         height_px in 32usize..70,
         splits in 1usize..4,
+        non_local in prop::option::of((any::<bool>(), 1usize..3, 1usize..3)),
     ) {
         let transform = if basic { Transform::Basic } else { Transform::Bottleneck };
-        let config = ModelConfig { transform, ..small(arch) };
+        let config = with_blocks(ModelConfig { transform, ..small(arch) }, non_local);
         let mode = if train { Mode::Train } else { Mode::Eval };
         let shape = StepShape { clips, frames, height_px, width_px: 40, splits };
         check_plan(&plan(&config, shape, mode, FUSED).1);
@@ -78,13 +81,28 @@ impl Reader<'_> {
     }
 
     fn line(&self, op: &StepOp) -> Option<String> {
-        let StepOp::Fused(op) = op else { return None };
+        let op = match op {
+            StepOp::Fused(op) => op,
+            StepOp::Attention { output, .. } => return Some(format!("attention {}", self.name(*output))),
+            StepOp::Pool { output, .. } => return Some(format!("pool {}", self.name(*output))),
+            StepOp::PoolGradInput { grad_input, .. } => return Some(format!("{} <- pool", self.name(*grad_input))),
+            StepOp::AttentionBackward { grads: [query, ..], .. } => {
+                return Some(format!("{} <- attention", self.name(*query)));
+            }
+            _ => return None,
+        };
         Some(match op {
             FusedOp::Conv { input, statistics, output, .. } => {
                 let norm = statistics.map_or("no norm", |s| &self.model.norms[s.norm].name);
                 format!("conv {} <- {}; {norm}", self.name(*output), self.load(input))
             }
-            FusedOp::Apply { input, output, .. } => format!("apply {} <- {}", self.name(*output), self.load(input)),
+            FusedOp::Statistics { input, statistics } => {
+                format!("statistics of {}; {}", self.name(*input), self.model.norms[statistics.norm].name)
+            }
+            FusedOp::Apply { input, output, relu, .. } => {
+                let relu = if *relu { "" } else { ", no ReLU" };
+                format!("apply {} <- {}{relu}", self.name(*output), self.load(input))
+            }
             FusedOp::Pool { input, output, .. } => {
                 format!("pool {} <- norm({})", self.name(*output), self.name(*input))
             }
@@ -105,7 +123,11 @@ impl Reader<'_> {
 }
 
 fn lines(arch: Arch, mode: Mode) -> Vec<String> {
-    let (model, plan) = plan(&small(arch), StepShape::square(4, 8, 64, 2), mode, FUSED);
+    lines_of(&small(arch), mode)
+}
+
+fn lines_of(config: &ModelConfig, mode: Mode) -> Vec<String> {
+    let (model, plan) = plan(config, StepShape::square(4, 8, 64, 2), mode, FUSED);
     let reader = Reader { model: &model, plan: &plan };
     plan.ops().filter_map(|op| reader.line(op)).collect()
 }
@@ -190,8 +212,11 @@ fn the_last_writer_of_a_gradient_serves_the_norms_before_it() {
 
 #[test]
 fn every_norm_is_served_once_in_each_direction() {
-    for arch in [Arch::SlowFast, Arch::Slow, Arch::I3d] {
-        let (model, plan) = plan(&small(arch), StepShape::square(4, 8, 64, 2), Mode::Train, FUSED);
+    let plain = [Arch::SlowFast, Arch::Slow, Arch::I3d].map(small);
+    let blocks = with_non_local(small(Arch::I3d), Instantiation::Softmax, 1, [1, 2, 2]);
+    for config in plain.into_iter().chain([blocks]) {
+        let arch = config.arch;
+        let (model, plan) = plan(&config, StepShape::square(4, 8, 64, 2), Mode::Train, FUSED);
         let mut served = vec![(0, 0); model.norms.len()];
         plan.statistics().for_each(|(_, norm, _)| served[norm].0 += 1);
         for op in plan.ops() {
@@ -206,6 +231,67 @@ fn every_norm_is_served_once_in_each_direction() {
             assert_eq!(times, (1, 1), "{arch:?} {}: statistics, gradient sums", norm.name);
         }
     }
+}
+
+#[test]
+fn non_local_blocks_are_added_by_passes_of_their_own() {
+    let config = with_non_local(small(Arch::Slow), Instantiation::Softmax, 2, [1, 2, 2]);
+    check_order(
+        &lines_of(&config, Mode::Train),
+        &[
+            // The queries' convolution stores the block's end; all others read it.
+            "conv s3.pathway0_nonlocal0.conv_theta <- norm(s3.pathway0_res0.branch2.c) + norm(s3.pathway0_res0.branch1) \
+             storing s3.pathway0_res0.branch2.c_bn; no norm",
+            "pool s3.pathway0_nonlocal0.pool",
+            "conv s3.pathway0_nonlocal0.conv_phi <- s3.pathway0_nonlocal0.pool; no norm",
+            "conv s3.pathway0_nonlocal0.conv_g <- s3.pathway0_nonlocal0.pool; no norm",
+            "attention s3.pathway0_nonlocal0.attention",
+            "conv s3.pathway0_nonlocal0.conv_out <- s3.pathway0_nonlocal0.attention; no norm",
+            "statistics of s3.pathway0_nonlocal0.conv_out; s3.pathway0_nonlocal0.bn",
+            "apply s3.pathway0_nonlocal0.bn <- norm(s3.pathway0_nonlocal0.conv_out) + s3.pathway0_res0.branch2.c_bn, no ReLU",
+            "conv s3.pathway0_res1.branch2.a <- s3.pathway0_nonlocal0.bn; s3.pathway0_res1.branch2.a_bn",
+            // Backward: the end of the next block hands its gradient on, no ReLU is between, the norm is served.
+            "grad s3.pathway0_res1.branch2.c_bn <- added, unmasked; s3.pathway0_nonlocal0.bn",
+            "grad s3.pathway0_nonlocal0.attention <- unmasked; ",
+            "grad s3.pathway0_nonlocal0.conv_theta <- attention",
+            "grad s3.pathway0_nonlocal0.pool <- unmasked; ",
+            "grad s3.pathway0_nonlocal0.pool <- added, unmasked; ",
+            "grad s3.pathway0_res1.branch2.c_bn <- pool",
+            "grad s3.pathway0_res1.branch2.c_bn <- added, masked by s3.pathway0_res0.branch2.c_bn; \
+             s3.pathway0_res0.branch2.c_bn and s3.pathway0_res0.branch1_bn",
+        ],
+    );
+    // At the end of a pathway that is concatenated there is no way yet.
+    let mut config = small(Arch::SlowFast);
+    config.non_local.location[1][0] = vec![1];
+    let (stream, model) = (Device::Cpu.stream().expect("stream"), Model::new(&config).expect("model"));
+    let shape = StepShape::square(2, 8, 64, 1);
+    let message = Plan::with_lowering(&stream, &model, shape, Mode::Train, 4, FUSED).expect_err("refused").to_string();
+    assert!(message.contains("s3_fuse"), "{message}");
+    Plan::with_lowering(&stream, &model, shape, Mode::Train, 4, Lowering::Plain).expect("the CPU's form");
+}
+
+/// I3D-NLN-8x8-R50, whose blocks are in s3 and s4: per block 8 launches forward and 15 backward, and what attention multiplies.
+#[test]
+fn non_local_blocks_are_counted() {
+    let shape = StepShape::square(8, 8, 224, 1);
+    let without = ModelConfig::new(Arch::I3d, 50, 400);
+    let mut with = without.clone();
+    with.non_local.instantiation = Instantiation::Softmax;
+    (with.non_local.location[1][0], with.non_local.location[2][0]) = (vec![1, 3], vec![1, 3, 5]);
+    let (_, without) = plan(&without, shape, Mode::Train, FUSED);
+    let (_, with) = plan(&with, shape, Mode::Train, FUSED);
+    println!("{}\n{}", with.summary(), without.summary());
+    let added = |count: fn(&Plan) -> u64| count(&with) - count(&without);
+    // Queries, keys, channels of a head: pooled by 2 in height and width.
+    let (s3, s4) = (8 * (4 * 28 * 28) * (4 * 14 * 14) * 256, 8 * (4 * 14 * 14) * (4 * 7 * 7) * 512);
+    let attention = 2 * (2 * s3 + 3 * s4);
+    let of_convolutions = |positions: u64, c: u64| 8 * positions * c * c / 2;
+    let s3 = 2 * of_convolutions(4 * 28 * 28, 512) + 2 * of_convolutions(4 * 14 * 14, 512);
+    let s4 = 2 * of_convolutions(4 * 14 * 14, 1024) + 2 * of_convolutions(4 * 7 * 7, 1024);
+    assert_eq!(added(|p| p.forward_macs), attention + 2 * s3 + 3 * s4);
+    assert_eq!(added(|p| p.backward_macs), attention / 2 * 5 + 2 * (2 * s3 + 3 * s4));
+    assert_eq!(added(|p| p.cost().launches), 5 * (8 + 15));
 }
 
 /// By one counter: each tensor once an op. The arena is a third of a plain plan's, which holds f32 and every activation.

@@ -26,6 +26,11 @@ fn golden_i3d() {
 }
 
 #[test]
+fn golden_i3d_with_non_local_blocks() {
+    check("i3d_nln_8x8_r50_short");
+}
+
+#[test]
 fn golden_slowfast() {
     check("slowfast_8x8_r50");
 }

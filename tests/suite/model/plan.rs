@@ -5,6 +5,7 @@ use vcycle::config::Config;
 use vcycle::device::Device;
 use vcycle::model::plan::{ALIGNMENT_BYTES, Access, Place, Storage, assign_offsets};
 use vcycle::model::{Arch, Mode, Model, ModelConfig, Plan, Transform, slow_pathway_indices};
+use vcycle::ops::attention::Instantiation;
 use vcycle::optimizer::{SgdConfig, param_ranges};
 use vcycle::shape::StepShape;
 
@@ -51,13 +52,22 @@ proptest! {
         frames in prop::sample::select(vec![4usize, 8, 16]),
         height_px in 32usize..70,
         splits in 1usize..4,
+        non_local in prop::option::of((any::<bool>(), 1usize..3, 1usize..3)),
     ) {
         let transform = if basic { Transform::Basic } else { Transform::Bottleneck };
-        let config = ModelConfig { transform, ..small(arch) };
+        let config = with_blocks(ModelConfig { transform, ..small(arch) }, non_local);
         let mode = if train { Mode::Train } else { Mode::Eval };
         let plan = plan(&config, StepShape { clips, frames, height_px, width_px: 40, splits }, mode).expect("plan");
         check_plan(&plan);
     }
+}
+
+/// Softmax or not, temporal groups (which divide the frames), pool of keys.
+pub(super) fn with_blocks(config: ModelConfig, blocks: Option<(bool, usize, usize)>) -> ModelConfig {
+    let Some((is_softmax, groups, pool)) = blocks else { return config };
+    let kind = if is_softmax { Instantiation::Softmax } else { Instantiation::DotProduct };
+    let is_short = matches!(config.arch, Arch::SlowFast | Arch::I3d | Arch::C2d); // one frame may be left
+    super::with_non_local(config, kind, if is_short { 1 } else { groups }, [1, pool, pool])
 }
 
 /// Bytes of the arena that a tensor may touch: its channels at every position are counted as its whole storage.

@@ -2,10 +2,12 @@
 //! which gives the yardstick of the tests; the identity gives the meaning.
 
 use vcycle::model::layers::{Model, ParamKind};
-use vcycle::model::plan::fused::{FusedOp, Load, LoadGrad, NormGrad, PlannedMask, Table};
+use vcycle::model::plan::fused::{FusedOp, Load, LoadGrad, NormGrad, NormStatistics, PlannedMask, Table};
 use vcycle::model::plan::{Place, StepOp};
 use vcycle::model::{Mode, NamedArray, Plan};
+use vcycle::ops::attention::reference as attention;
 use vcycle::ops::batch_norm::reference as batch_norm;
+use vcycle::ops::conv3d::Conv3d;
 use vcycle::ops::conv3d::reference::{self as fused, Rounding};
 use vcycle::ops::{conv3d, linear, pool3d, softmax_loss};
 
@@ -83,6 +85,11 @@ impl<'a> Reference<'a> {
         }
     }
 
+    /// Adds `factor` times `direction` to a parameter.
+    pub fn move_param(&mut self, param: usize, direction: &[f64], factor: f64) {
+        self.params[param].iter_mut().zip(direction).for_each(|(p, d)| *p += factor * d);
+    }
+
     /// Runs all ops.
     pub fn run(&mut self) {
         for op in self.plan.ops() {
@@ -122,12 +129,14 @@ impl<'a> Reference<'a> {
     fn op(&mut self, op: &StepOp) {
         let store = self.store;
         match *op {
-            StepOp::Conv { ref op, filter, input, output } => {
-                let y = conv3d::reference::forward(op, &self.read(input), &self.params[filter], None);
+            StepOp::Conv { ref op, filter, bias, input, output } => {
+                let bias = bias.map(|b| &self.params[b][..]);
+                let y = conv3d::reference::forward(op, &self.read(input), &self.params[filter], bias);
                 self.write(output, &y, store);
             }
-            StepOp::ConvGradFilter { ref op, filter, input, grad_output } => {
-                self.grads[filter] = conv3d::reference::grad_filter(op, &self.read(input), &self.read(grad_output));
+            StepOp::ConvGradFilter { ref op, filter, bias, input, grad_output } => {
+                let (x, dy) = (self.read(input), self.read(grad_output));
+                self.grad_filter(op, filter, bias, &x, &dy);
             }
             StepOp::ConvGradInput { ref op, filter, grad_output, grad_input, accumulate } => {
                 let dx = conv3d::reference::grad_input(op, &self.read(grad_output), &self.params[filter]);
@@ -176,27 +185,67 @@ impl<'a> Reference<'a> {
                 let dx = pool3d::reference::grad_input(op, exact, &self.read(grad_output), &winner, zeros);
                 self.add(grad_input, &dx, accumulate);
             }
+            StepOp::Attention { .. } | StepOp::AttentionBackward { .. } => self.attention(op),
             StepOp::Fused(ref op) => self.fused(op),
             _ => self.head(op),
         }
     }
 
+    fn grad_filter(&mut self, op: &Conv3d, filter: usize, bias: Option<usize>, x: &[f64], dy: &[f64]) {
+        self.grads[filter] = conv3d::reference::grad_filter(op, x, dy);
+        if let Some(bias) = bias {
+            self.grads[bias] = conv3d::reference::grad_bias(op, dy);
+        }
+    }
+
+    /// Scores and probabilities are stored too, as plain code has them.
+    fn attention(&mut self, op: &StepOp) {
+        let rounding = attention::Rounding { sum: exact, store: self.store };
+        match *op {
+            StepOp::Attention { instantiation, heads, output, .. } => {
+                let depth = self.plan.tensors[output].shape.c;
+                let [q, k, v] = heads.map(|t| self.clips(t));
+                let of_clip = |i: usize| attention::forward(rounding, instantiation, depth, &q[i], &k[i], &v[i]);
+                let y: Vec<f64> = (0..q.len()).flat_map(of_clip).collect();
+                self.write(output, &y, self.store);
+            }
+            StepOp::AttentionBackward { instantiation, heads, output, grad_output, grads, .. } => {
+                let depth = self.plan.tensors[output].shape.c;
+                let [q, k, v] = heads.map(|t| self.clips(t));
+                let (y, dy) = (self.clips(output), self.clips(grad_output));
+                let mut sums = [vec![], vec![], vec![]];
+                for i in 0..q.len() {
+                    let heads = [&q[i][..], &k[i], &v[i]];
+                    let clip = attention::backward(rounding, instantiation, depth, heads, &y[i], &dy[i]);
+                    sums.iter_mut().zip(clip).for_each(|(sum, clip)| sum.extend(clip));
+                }
+                grads.into_iter().zip(sums).for_each(|(grad, values)| self.write(grad, &values, self.store));
+            }
+            _ => unreachable!("no attention"),
+        }
+    }
+
+    /// A tensor clip by clip.
+    fn clips(&self, tensor: usize) -> Vec<Vec<f64>> {
+        let (all, shape) = (self.read(tensor), self.plan.tensors[tensor].shape);
+        all.chunks(all.len() / shape.n).map(<[f64]>::to_vec).collect()
+    }
+
     fn fused(&mut self, op: &FusedOp) {
         match *op {
-            FusedOp::Conv { ref op, filter, ref input, statistics, output } => {
+            FusedOp::Conv { ref op, filter, bias, ref input, statistics, output } => {
                 let x = self.load(input, true);
-                let y = conv3d::reference::forward(op, &x, &self.params[filter], None);
+                let bias = bias.map(|b| &self.params[b][..]);
+                let y = conv3d::reference::forward(op, &x, &self.params[filter], bias);
                 self.write(output, &y, self.store);
-                let Some(to) = statistics else { return };
-                let ((gamma, beta), y) = (self.affine(to.norm), self.read(output));
-                let eps = f64::from(to.op.eps);
-                let tables = fused::statistics(to.op.shape, to.op.splits, exact, eps, &y, &gamma, &beta);
-                self.write(to.stats, &tables.stats, exact);
-                self.write(to.scale_shift, &tables.scale_shift, exact);
+                if let Some(statistics) = &statistics {
+                    self.statistics(output, statistics);
+                }
             }
-            FusedOp::ConvGradFilter { ref op, filter, ref input, ref grad_output } => {
+            FusedOp::Statistics { input, ref statistics } => self.statistics(input, statistics),
+            FusedOp::ConvGradFilter { ref op, filter, bias, ref input, ref grad_output } => {
                 let (x, dy) = (self.load(input, false), self.load_grad(grad_output));
-                self.grads[filter] = conv3d::reference::grad_filter(op, &x, &dy);
+                self.grad_filter(op, filter, bias, &x, &dy);
             }
             FusedOp::ConvGradInput { ref op, filter, ref grad_output, store_dy, ref store, grad_input } => {
                 let dy = self.load_grad(grad_output);
@@ -206,8 +255,8 @@ impl<'a> Reference<'a> {
                 self.store_masked(&dx, add.as_deref(), store.mask, grad_input);
                 store.norms.iter().for_each(|norm| self.sums(&self.read(grad_input), norm));
             }
-            FusedOp::Apply { ref input, output, .. } => {
-                let y = self.load(input, false);
+            FusedOp::Apply { ref input, relu, output, .. } => {
+                let y = if relu { self.load(input, false) } else { self.sum(input) };
                 self.write(output, &y, exact);
             }
             FusedOp::GradSums { grad_output, mask, ref norm, .. } => {
@@ -233,6 +282,29 @@ impl<'a> Reference<'a> {
                 self.sums(&self.read(grad_input), norm);
             }
         }
+    }
+
+    /// The tables of the batch norm of `y`.
+    fn statistics(&mut self, y: usize, to: &NormStatistics) {
+        let ((gamma, beta), y) = (self.affine(to.norm), self.read(y));
+        let eps = f64::from(to.op.eps);
+        let tables = fused::statistics(to.op.shape, to.op.splits, exact, eps, &y, &gamma, &beta);
+        self.write(to.stats, &tables.stats, exact);
+        self.write(to.scale_shift, &tables.scale_shift, exact);
+    }
+
+    /// A join without a ReLU: `s y + b + r`.
+    fn sum(&self, load: &Load) -> Vec<f64> {
+        let (shape, y) = (self.plan.tensors[load.tensor].shape, self.read(load.tensor));
+        let (table, join) = (self.table(load.scale_shift.expect("a table")), load.join.expect("a join"));
+        assert_eq!(join.residual_scale_shift, None);
+        let (residual, clips_per_split) = (self.read(join.residual), shape.n.div_ceil(self.splits()));
+        let split_len = clips_per_split * shape.num_elements() / shape.n;
+        let of = |(i, (y, r)): (usize, (&f64, &f64))| {
+            let at = i / split_len * 2 * shape.c + i % shape.c;
+            (self.store)(table[at] * y + table[at + shape.c] + r)
+        };
+        y.iter().zip(&residual).enumerate().map(of).collect()
     }
 
     fn rounding(&self) -> Rounding {

@@ -25,13 +25,13 @@ impl FusedPlanner<'_> {
         let layer = &self.base.model.layers[done.layer];
         let (x, y) = (layer.inputs[0], layer.output);
         match layer.op {
-            LayerOp::Conv { filter, .. } => {
+            LayerOp::Conv { filter, bias, .. } => {
                 let (op, grad_output) = (self.base.conv_op(layer), self.grad_of_convolution(y)?);
                 let input = done.load.unwrap_or(Load::stored(self.base.plan.values[x]));
                 let has_grad_input = x >= self.base.model.num_pathways();
                 let store_dy = has_grad_input.then(|| self.stored_grad(&op, &input, &grad_output)).flatten();
                 if store_dy.is_none() {
-                    self.push_back(FusedOp::ConvGradFilter { op, filter, input, grad_output });
+                    self.push_back(FusedOp::ConvGradFilter { op, filter, bias, input, grad_output });
                 }
                 if has_grad_input {
                     let (grad_input, store) = self.grad_to_write(x)?;
@@ -39,7 +39,7 @@ impl FusedPlanner<'_> {
                 }
                 if let Some(g) = store_dy {
                     let grad_output = LoadGrad { g, norm: None };
-                    self.push_back(FusedOp::ConvGradFilter { op, filter, input, grad_output });
+                    self.push_back(FusedOp::ConvGradFilter { op, filter, bias, input, grad_output });
                 }
             }
             LayerOp::BatchNorm { .. } => {
@@ -48,6 +48,12 @@ impl FusedPlanner<'_> {
                 }
             }
             LayerOp::MaxPool { .. } | LayerOp::GlobalAveragePool => self.pool_backward(layer, done.indices)?,
+            LayerOp::Attention { .. } => {
+                if let Some(forward) = &done.attention {
+                    let op = self.base.attention_backward(layer, forward);
+                    self.base.plan.backward.push(op);
+                }
+            }
             LayerOp::Concat => self.concat_backward(layer)?,
             LayerOp::Dropout { rate } => {
                 let grad = self.base.grad(y);
@@ -83,7 +89,9 @@ impl FusedPlanner<'_> {
             self.push_back(FusedOp::PoolGradNorm { op, grad_output, indices, scale_shift, norm, grad_input });
             return Ok(());
         }
-        self.base.plan.backward.push(StepOp::PoolGradInput { op, grad_output, indices, grad_input, accumulate });
+        let viewed = self.base.viewed(grad_input, op.input);
+        let back = StepOp::PoolGradInput { op, grad_output, indices, grad_input: viewed, accumulate };
+        self.base.plan.backward.push(back);
         let shape = self.base.shapes[x];
         for &norm in &norms {
             self.push_back(FusedOp::GradSums { shape, grad_output: grad_input, mask, norm });
@@ -122,7 +130,7 @@ impl FusedPlanner<'_> {
         };
         let LayerOp::BatchNorm { norm, relu } = layer.op else { return self.unsupported(y, "derive") };
         let mut end = layer.output;
-        if !relu {
+        if !relu && layer.inputs.len() == 1 {
             let joins = |l: &&Layer| l.inputs.get(1) == Some(&layer.output);
             match self.base.model.layers.iter().find(joins) {
                 Some(join) => end = join.output,
@@ -186,7 +194,7 @@ impl FusedPlanner<'_> {
         let LayerOp::BatchNorm { norm, .. } = layer.op else { return vec![] };
         let shortcut = layer.inputs.get(1).and_then(|&residual| self.maker(residual));
         let shortcut = shortcut.and_then(|l| match l.op {
-            LayerOp::BatchNorm { norm, relu: false } => Some(norm),
+            LayerOp::BatchNorm { norm, relu: false } if l.inputs.len() == 1 => Some(norm),
             _ => None,
         });
         [norm].into_iter().chain(shortcut).collect()
@@ -211,8 +219,9 @@ impl FusedPlanner<'_> {
     /// The end of a block, `value`, gives its masked gradient to the shortcut `residual`, which takes over the memory: the layers
     /// of the block are done with it before anything is added.
     fn hand_on(&mut self, value: ValueId, residual: ValueId) -> Result<()> {
-        let is_normalised =
-            self.maker(residual).is_some_and(|l| matches!(l.op, LayerOp::BatchNorm { relu: false, .. }));
+        let is_normalised = self
+            .maker(residual)
+            .is_some_and(|l| matches!(l.op, LayerOp::BatchNorm { relu: false, .. }) && l.inputs.len() == 1);
         if is_normalised {
             return Ok(());
         }

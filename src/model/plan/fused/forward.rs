@@ -29,11 +29,12 @@ impl FusedPlanner<'_> {
             return Ok(());
         }
         let layer = &self.base.model.layers[i];
-        let (mut load, mut indices) = (None, None);
+        let (mut load, mut indices, mut attention) = (None, None, None);
         match layer.op {
-            LayerOp::Conv { filter, .. } => load = Some(self.conv(i, layer, filter)?),
+            LayerOp::Conv { filter, bias, .. } => load = Some(self.conv(i, layer, filter, bias)?),
             LayerOp::BatchNorm { norm, relu } => self.batch_norm(layer, norm, relu)?,
             LayerOp::MaxPool { .. } | LayerOp::GlobalAveragePool => indices = self.pool(layer)?,
+            LayerOp::Attention { .. } => attention = Some(self.attention(layer)),
             LayerOp::Concat => self.concat(layer)?,
             LayerOp::Dropout { rate } => {
                 let input = self.stored(layer.inputs[0])?;
@@ -54,7 +55,7 @@ impl FusedPlanner<'_> {
                 self.base.plan.forward.push(StepOp::Linear { weight, bias, input, output, macs });
             }
         }
-        self.done.push(Done { layer: i, load, indices });
+        self.done.push(Done { layer: i, load, indices, attention });
         Ok(())
     }
 
@@ -81,6 +82,7 @@ impl FusedPlanner<'_> {
             Some((input, scale_shift)) => self.push(FusedOp::Pool { op, input, scale_shift, output, indices }),
             None => {
                 let input = self.stored(x)?;
+                let input = self.base.viewed(input, op.input);
                 self.base.plan.forward.push(StepOp::Pool { op, input, output, indices });
             }
         }
@@ -88,7 +90,15 @@ impl FusedPlanner<'_> {
         Ok(indices)
     }
 
-    fn conv(&mut self, i: usize, layer: &Layer, filter: ParamId) -> Result<Load> {
+    /// Queries, keys and values are stored by their convolutions.
+    fn attention(&mut self, layer: &Layer) -> StepOp {
+        let op = self.base.attention_forward(layer);
+        self.base.plan.forward.push(op.clone());
+        self.forms[layer.output] = Form::Stored(self.base.value_tensor(layer.output));
+        op
+    }
+
+    fn conv(&mut self, i: usize, layer: &Layer, filter: ParamId, bias: Option<ParamId>) -> Result<Load> {
         let op = self.base.conv_op(layer);
         let input = self.load(layer.inputs[0], i)?;
         let output = self.base.value_tensor(layer.output);
@@ -97,7 +107,12 @@ impl FusedPlanner<'_> {
             Some(norm_layer) if self.base.plan.mode == Mode::Train => Some(self.statistics(norm_layer, output)?),
             _ => None,
         };
-        self.push(FusedOp::Conv { op, filter, input, statistics, output });
+        // Statistics on store are those of the sums alone.
+        let (on_store, after) = if bias.is_some() { (None, statistics) } else { (statistics, None) };
+        self.push(FusedOp::Conv { op, filter, bias, input, statistics: on_store, output });
+        if let Some(statistics) = after {
+            self.push(FusedOp::Statistics { input: output, statistics });
+        }
         // Backward reads what was stored on the way.
         Ok(input.join.and_then(|j| j.output).map_or(input, Load::stored))
     }
@@ -123,10 +138,10 @@ impl FusedPlanner<'_> {
         let y = self.stored(layer.inputs[0])?;
         self.forms[layer.output] = match layer.inputs.get(1) {
             None => Form::Normalised { y, norm, relu },
-            Some(&residual) if relu => Form::Join { y, norm, residual },
-            Some(_) => return self.unsupported(layer.output, "join without a ReLU"),
+            Some(&residual) => Form::Join { y, norm, residual, relu },
         };
-        Ok(())
+        // No convolution takes a sum without a ReLU on load.
+        if layer.inputs.len() == 2 && !relu { self.apply(layer.output) } else { Ok(()) }
     }
 
     fn scale_shift(&self, norm: NormId) -> Table {
@@ -182,7 +197,7 @@ impl FusedPlanner<'_> {
 
     /// The end of a block as an op reads it.
     fn join(&mut self, value: ValueId, store: bool) -> Result<Load> {
-        let Form::Join { y, norm, residual } = self.forms[value] else { return self.unsupported(value, "join") };
+        let Form::Join { y, norm, residual, .. } = self.forms[value] else { return self.unsupported(value, "join") };
         let (residual, residual_scale_shift) = match self.forms[residual] {
             Form::Stored(tensor) => (tensor, None),
             Form::Normalised { y, norm, relu: false } => (y, Some(self.scale_shift(norm))),
@@ -195,6 +210,7 @@ impl FusedPlanner<'_> {
 
     /// Stores `value` by a pass of its own.
     fn apply(&mut self, value: ValueId) -> Result<()> {
+        let relu = !matches!(self.forms[value], Form::Join { relu: false, .. });
         let input = match self.forms[value] {
             Form::Stored(_) => return Ok(()),
             Form::Normalised { y, norm, relu: true } => {
@@ -204,7 +220,7 @@ impl FusedPlanner<'_> {
             Form::Normalised { .. } | Form::Unknown => return self.unsupported(value, "store"),
         };
         let output = self.base.value_tensor(value);
-        self.push(FusedOp::Apply { shape: self.base.shapes[value], input, output });
+        self.push(FusedOp::Apply { shape: self.base.shapes[value], input, relu, output });
         self.forms[value] = Form::Stored(output);
         Ok(())
     }

@@ -6,6 +6,7 @@
 //! | input, output of a pool or a concatenation | itself | itself |
 //! | batch norm and ReLU | the convolution's raw output | `relu(s y + b)` |
 //! | end of a residual block | itself, stored by whoever reads it first | itself |
+//! | end of a non-local block | itself, stored by a pass of its own | itself |
 //! | batch norm of a shortcut | the convolution's raw output | part of the block's end |
 //!
 //! A convolution can store the end of a block where each of its tiles reads its own positions (unit stride); readers that can
@@ -18,7 +19,7 @@ mod ops;
 
 pub use ops::{FusedOp, Load, LoadGrad, LoadJoin, NormGrad, NormStatistics, PlannedMask, StoreGrad, Table};
 
-use super::{Planner, TensorId};
+use super::{Planner, StepOp, TensorId};
 use crate::device::Stream;
 use crate::error::{Error, Result};
 use crate::model::layers::{LayerOp, NormId, ValueId};
@@ -33,8 +34,8 @@ enum Form {
     Stored(TensorId),
     /// The batch norm of `y`, with a ReLU or without.
     Normalised { y: TensorId, norm: NormId, relu: bool },
-    /// `relu(norm(y) + residual)`, not in memory yet.
-    Join { y: TensorId, norm: NormId, residual: ValueId },
+    /// `norm(y) + residual`, with a ReLU or without, not in memory yet.
+    Join { y: TensorId, norm: NormId, residual: ValueId, relu: bool },
 }
 
 /// Tensors of a batch norm.
@@ -49,13 +50,15 @@ struct NormTensors {
 }
 
 /// What backward must know of a layer that forward ran.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Done {
     layer: usize,
     /// What it read; for a convolution.
     load: Option<Load>,
     /// Positions of the maxima.
     indices: Option<TensorId>,
+    /// The op of an attention.
+    attention: Option<StepOp>,
 }
 
 /// The planner of the fused form.

@@ -159,9 +159,16 @@ impl StoreGrad {
 #[allow(missing_docs)] // The fields are the arguments of the op of the same name.
 pub enum FusedOp {
     /// `conv3d::forward_fused`.
-    Conv { op: Conv3d, filter: ParamId, input: Load, statistics: Option<NormStatistics>, output: TensorId },
+    Conv {
+        op: Conv3d,
+        filter: ParamId,
+        bias: Option<ParamId>,
+        input: Load,
+        statistics: Option<NormStatistics>,
+        output: TensorId,
+    },
     /// `conv3d::grad_filter_fused`.
-    ConvGradFilter { op: Conv3d, filter: ParamId, input: Load, grad_output: LoadGrad },
+    ConvGradFilter { op: Conv3d, filter: ParamId, bias: Option<ParamId>, input: Load, grad_output: LoadGrad },
     /// `conv3d::grad_input_fused`. `store_dy` receives the gradient on load, for grad_filter.
     ConvGradInput {
         op: Conv3d,
@@ -171,8 +178,10 @@ pub enum FusedOp {
         store: StoreGrad,
         grad_input: TensorId,
     },
+    /// `batch_norm::statistics`, of what a convolution with a bias has stored.
+    Statistics { input: TensorId, statistics: NormStatistics },
     /// `batch_norm::apply`, for what no convolution takes or stores.
-    Apply { shape: ActivationShape, input: Load, output: TensorId },
+    Apply { shape: ActivationShape, input: Load, relu: bool, output: TensorId },
     /// `batch_norm::gradient_sums`.
     GradSums { shape: ActivationShape, grad_output: TensorId, mask: PlannedMask, norm: NormGrad },
     /// `batch_norm::gradient`: `grad_input` is that of the norm, and the mask is applied to `grad_output` in place.
@@ -196,7 +205,7 @@ impl FusedOp {
             FusedOp::Conv { .. } => OpKind::ConvForward,
             FusedOp::ConvGradFilter { .. } => OpKind::ConvGradFilter,
             FusedOp::ConvGradInput { .. } => OpKind::ConvGradInput,
-            FusedOp::Apply { .. } => OpKind::BatchNormForward,
+            FusedOp::Apply { .. } | FusedOp::Statistics { .. } => OpKind::BatchNormForward,
             FusedOp::GradSums { .. } | FusedOp::Gradient { .. } => OpKind::BatchNormBackward,
             FusedOp::Pool { .. } => OpKind::PoolForward,
             FusedOp::PoolGradNorm { .. } => OpKind::PoolGradInput,
@@ -206,6 +215,7 @@ impl FusedOp {
     pub(in crate::model::plan) fn subject(&self) -> TensorId {
         match *self {
             FusedOp::Conv { output, .. } | FusedOp::Apply { output, .. } | FusedOp::Pool { output, .. } => output,
+            FusedOp::Statistics { input, .. } => input,
             FusedOp::ConvGradFilter { ref grad_output, .. } | FusedOp::ConvGradInput { ref grad_output, .. } => {
                 grad_output.norm.map_or(grad_output.g, |(_, y)| y)
             }
@@ -231,6 +241,7 @@ impl FusedOp {
                 let op = BatchNorm { shape: *shape, splits, eps: 0.0, relu: false };
                 batch_norm::workspace_bytes(stream, &op)
             }
+            FusedOp::Statistics { statistics, .. } => batch_norm::workspace_bytes(stream, &statistics.op),
             FusedOp::PoolGradNorm { op, .. } => pool3d::workspace_bytes(op, splits),
             _ => self
                 .convolution()
@@ -256,6 +267,10 @@ impl FusedOp {
                 grad_output.visit(see);
                 store_dy.into_iter().for_each(|dy| see(Access::Write(dy)));
                 store.visit(grad_input, see);
+            }
+            FusedOp::Statistics { input, statistics: NormStatistics { stats, scale_shift, .. } } => {
+                see(Access::Read(input));
+                [stats, scale_shift].into_iter().for_each(|t| see(Access::Write(t)));
             }
             FusedOp::Apply { ref input, output, .. } => {
                 input.visit(see);
