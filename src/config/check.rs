@@ -1,6 +1,7 @@
 //! Which values make sense together, and which can be planned but not trained.
 
-use super::table::{Arch, Config, Dataset, LossFunc, LrPolicy, ModelName};
+use super::choices::{Arch, Dataset, LossFunc, LrPolicy, ModelName};
+use super::table::Config;
 use crate::{Error, Result};
 
 /// The first that does not hold, as `KEY: expected, got`.

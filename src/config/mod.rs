@@ -3,6 +3,7 @@
 //! | question | file |
 //! |---|---|
 //! | which keys are read, their types, defaults and meaning | `table.rs` |
+//! | words that keys may have for a value | `choices.rs` |
 //! | which other keys of PySlowFast are known | `other_keys.txt` |
 //! | how a struct answers to key names | `entry.rs` |
 //! | which values make sense together, and which cannot be trained | `check.rs` |
@@ -16,6 +17,7 @@
 //! ```
 
 mod check;
+mod choices;
 mod entry;
 mod literal;
 mod other_keys;
@@ -27,6 +29,7 @@ use std::path::Path;
 use entry::{Entry, Refusal};
 use value::{Line, Value};
 
+pub use choices::*;
 pub use entry::Key;
 pub use table::*;
 

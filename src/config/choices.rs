@@ -1,0 +1,105 @@
+//! Keys whose value is one of a few words: the words, and what they mean.
+
+use super::entry::choice;
+
+choice! {
+    /// MODEL.ARCH.
+    Arch {
+        /// Two pathways with lateral connections.
+        SlowFast = "slowfast",
+        /// One pathway, temporal filters in the last two stages only.
+        Slow = "slow",
+        /// One pathway, inflated filters, temporal pooling after the second stage.
+        I3d = "i3d",
+        /// One pathway, spatial filters only.
+        C2d = "c2d",
+    }
+}
+
+choice! {
+    /// MODEL.MODEL_NAME.
+    ModelName {
+        /// Goes with ARCH slowfast.
+        SlowFast = "SlowFast",
+        /// Goes with every other ARCH.
+        ResNet = "ResNet",
+    }
+}
+
+choice! {
+    /// RESNET.TRANS_FUNC.
+    TransFunc {
+        /// 1x1x1, 1x3x3, 1x1x1.
+        Bottleneck = "bottleneck_transform",
+        /// Two filters of 3x3.
+        Basic = "basic_transform",
+    }
+}
+
+choice! {
+    /// BN.NORM_TYPE.
+    NormType {
+        /// Statistics over the clips of one device.
+        BatchNorm = "batchnorm",
+        /// Statistics over each of NUM_SPLITS parts of one device's clips.
+        SubBatchNorm = "sub_batchnorm",
+        /// Statistics over the clips of NUM_SYNC_DEVICES devices.
+        SyncBatchNorm = "sync_batchnorm",
+    }
+}
+
+choice! {
+    /// SOLVER.LR_POLICY.
+    LrPolicy {
+        /// Half a cosine from BASE_LR to COSINE_END_LR.
+        Cosine = "cosine",
+        /// BASE_LR times the entry of LRS that STEPS selects.
+        StepsWithRelativeLrs = "steps_with_relative_lrs",
+    }
+}
+
+choice! {
+    /// SOLVER.OPTIMIZING_METHOD.
+    OptimizingMethod {
+        /// Stochastic gradient descent with momentum.
+        Sgd = "sgd",
+    }
+}
+
+choice! {
+    /// MODEL.LOSS_FUNC.
+    LossFunc {
+        /// Softmax cross-entropy over single labels.
+        CrossEntropy = "cross_entropy",
+        /// Binary cross-entropy of sigmoids, for several labels a clip.
+        Bce = "bce",
+        /// The same, from logits.
+        BceLogit = "bce_logit",
+    }
+}
+
+choice! {
+    /// TRAIN.DATASET and TEST.DATASET.
+    Dataset {
+        /// Videos listed in `train.csv` and `val.csv`, one label each.
+        Kinetics = "kinetics",
+        /// Clips made on the fly from RNG_SEED; the label is the motion.
+        MovingShapes = "moving_shapes",
+        /// Something-Something V2: planned by `schedule`, not yet trained.
+        Ssv2 = "ssv2",
+        /// Charades: planned by `schedule`, not yet trained.
+        Charades = "charades",
+    }
+}
+
+choice! {
+    /// VCYCLE.RESAMPLE: how source frames become the pixels of a grid.
+    Resample {
+        /// Linear in t, y and x at fractional positions.
+        Trilinear = "trilinear",
+        /// Linear with the support widened by the stride where the grid is coarser than the source.
+        TrilinearAntialias = "trilinear_antialias",
+        /// PySlowFast's: nearest frame, its rounding, resize then crop.
+        Peer = "peer",
+    }
+}
