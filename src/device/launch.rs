@@ -1,7 +1,10 @@
 //! The one way a kernel is started, on the driver and on the emulator alike: by its name, with grid, block and dynamic
 //! shared memory, and with the arguments as bytes: as a rule one plain struct by value.
 
+use std::collections::HashSet;
 use std::ffi::c_void;
+use std::fmt;
+use std::sync::{Mutex, OnceLock};
 
 use super::{CudaDevice, Device, Slice, Stream, TensorMap};
 use crate::error::{Error, Result};
@@ -17,12 +20,19 @@ pub struct LaunchConfig {
     pub shared_bytes: u32,
 }
 
+impl fmt::Display for LaunchConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ([x, y, z], threads) = (self.grid, self.block.iter().product::<u32>());
+        write!(f, "{x} x {y} x {z} blocks of {threads} threads, {} shared bytes", self.shared_bytes)
+    }
+}
+
 /// Launches `kernel` on `stream`; `op` names it in errors. `arguments` hold the bytes of its parameters in order, each of
 /// the very size of the kernel's own type: as a rule one plain struct by value (`bytemuck::bytes_of`), after it tensor
 /// maps, if any. They are copied before the call returns.
 ///
 /// With `VCYCLE_SYNC=1` in the environment every launch is waited for, so that an error names the op that caused it; with
-/// `VCYCLE_PRINT_LAUNCHES=1` each is printed before it starts.
+/// `VCYCLE_PRINT_LAUNCHES=1` each is printed before it starts; with `VCYCLE_PRINT_PLANS=1` each kind of launch once.
 ///
 /// # Errors
 /// `Unsupported` on a device that runs no kernels, `Driver` when the kernel is unknown, refused or fails.
@@ -33,9 +43,9 @@ pub struct LaunchConfig {
 /// - Nobody else reads what the kernel writes, or writes what it reads or writes, until it has finished.
 pub unsafe fn launch(stream: &Stream, op: &str, kernel: &str, config: LaunchConfig, arguments: &[&[u8]]) -> Result<()> {
     if prints_launches() {
-        let LaunchConfig { grid, block, shared_bytes } = config;
-        eprintln!("launch {op}: {kernel}, grid {grid:?}, block {block:?}, {shared_bytes} bytes shared");
+        eprintln!("launch {op}: {kernel}, {config}");
     }
+    print_plan(|| format!("{op}: {kernel}, {config}"));
     match stream.device() {
         Device::Cpu => {
             return Err(Error::unsupported(
@@ -93,12 +103,27 @@ unsafe fn launch_on_gpu(
 }
 
 fn prints_launches() -> bool {
-    static PRINTS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    static PRINTS: OnceLock<bool> = OnceLock::new();
     *PRINTS.get_or_init(|| std::env::var_os("VCYCLE_PRINT_LAUNCHES").is_some_and(|v| v == "1"))
 }
 
+/// Prints a choice, each one once, where `VCYCLE_PRINT_PLANS=1` asks for it.
+pub(crate) fn print_plan(line: impl FnOnce() -> String) {
+    static IS_ASKED: OnceLock<bool> = OnceLock::new();
+    static SAID: OnceLock<Mutex<HashSet<String>>> = OnceLock::new();
+    if !*IS_ASKED.get_or_init(|| std::env::var_os("VCYCLE_PRINT_PLANS").is_some_and(|v| v == "1")) {
+        return;
+    }
+    let line = line();
+    let mut said = SAID.get_or_init(Mutex::default).lock().unwrap_or_else(|p| p.into_inner());
+    if !said.contains(&line) {
+        println!("plan: {line}");
+        said.insert(line);
+    }
+}
+
 fn waits_after_each_launch() -> bool {
-    static WAITS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    static WAITS: OnceLock<bool> = OnceLock::new();
     *WAITS.get_or_init(|| std::env::var_os("VCYCLE_SYNC").is_some_and(|v| v == "1"))
 }
 

@@ -7,7 +7,7 @@ use std::fmt;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::device::{DType, LaunchConfig, Tensor};
+use crate::device::{DType, LaunchConfig, Tensor, launch};
 use crate::error::{Error, Result};
 use crate::ops::TICKET_BYTES;
 
@@ -221,9 +221,7 @@ impl RowPlan {
 
     /// Prints it where `VCYCLE_PRINT_PLANS=1`.
     pub(crate) fn print(&self, op: &str) {
-        if std::env::var_os("VCYCLE_PRINT_PLANS").is_some_and(|v| v == "1") {
-            println!("{op}: {self}");
-        }
+        launch::print_plan(|| format!("{op}: {self}"));
     }
 }
 

@@ -2,8 +2,12 @@
 
 mod host;
 
-use vcycle::device::{Buffer, Device, Pinned};
+use std::process::Command;
+
+use vcycle::device::{Buffer, DType, Device, Pinned, Tensor};
 use vcycle::error::Error;
+use vcycle::ops::{pointwise, resize};
+use vcycle::shape::ActivationShape;
 
 #[test]
 fn selects_by_name_and_says_what() {
@@ -19,6 +23,37 @@ fn selects_by_name_and_says_what() {
     assert!(matches!(Device::select("cuda:123"), Err(Error::NoDevice(_))));
     if !cfg!(feature = "simt") {
         assert!(matches!(Device::select("simt"), Err(Error::NoDevice(m)) if m.contains("feature `simt`")));
+    }
+}
+
+/// In a process of its own, which is asked by its environment.
+#[test]
+fn launches_are_printed_once_where_asked_for() {
+    if !cfg!(feature = "simt") {
+        return eprintln!("SKIPPED: printed launches, because this build runs no kernels");
+    }
+    if std::env::var_os("VCYCLE_PRINT_PLANS").is_some_and(|v| v == "1") {
+        let device = Device::select("simt").unwrap().0;
+        let stream = device.stream().unwrap();
+        let tensor = |size| Tensor::zeroed(&device, DType::Bf16, ActivationShape::new(1, 1, size, size, 8)).unwrap();
+        let (large, small) = (tensor(4), tensor(2));
+        for _ in 0..2 {
+            resize::forward(&stream, false, &large, &small).unwrap();
+            resize::grad_input(&stream, false, &small, &large).unwrap();
+            pointwise::fill(&stream, &small, 0.0).unwrap();
+        }
+        return;
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "device::launches_are_printed_once_where_asked_for", "--nocapture"]);
+    let run = |child: &mut Command| String::from_utf8(child.output().unwrap().stdout).unwrap();
+    let said = run(child.env("VCYCLE_PRINT_PLANS", "1"));
+    for (kernel, lines) in [
+        ("resize_forward_vector8_bf16, 1 x 2 x 1 blocks", 1),
+        ("resize_grad_input_vector8_bf16", 1),
+        ("pointwise_fill", 2),
+    ] {
+        assert_eq!(said.matches(kernel).count(), lines, "{kernel} in\n{said}");
     }
 }
 

@@ -99,9 +99,7 @@ fn planned(op: &Conv3d, sources: Sources, limits: Limits) -> Result<Plan> {
     }
     let too_large = || Error::unsupported(OP, format!("no tile of it fits shared memory: {op:?}"));
     let plan = plan::plan(op, sources, limits).ok_or_else(too_large)?;
-    if prints_plans() {
-        eprintln!("{OP}: {op:?}, {sources:?}: {plan}");
-    }
+    launch::print_plan(|| format!("{OP}: {op:?}, {sources:?}: {plan}"));
     plans.insert((*op, sources, limits), plan.clone());
     Ok(plan)
 }
