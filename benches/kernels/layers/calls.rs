@@ -176,8 +176,8 @@ impl<'a> Work<'a> {
     }
 
     fn grad_table(&self, form: &Form) -> Option<GradTable<'_>> {
-        let splits = self.row.grid.splits;
-        form.grad_norm.then_some(GradTable { table: &self.grad_table, y: &self.y, splits, store_dy: None })
+        let (splits, store_dy) = (self.row.grid.splits, form.stores_grad.then_some(&self.new_y));
+        form.grad_norm.then_some(GradTable { table: &self.grad_table, y: &self.y, splits, store_dy })
     }
 
     fn forward(&self, stream: &Stream, form: &Form) -> Result<()> {

@@ -126,6 +126,8 @@ pub struct Form {
     pub statistics: bool,
     /// The gradient of the output is formed on load, from that of the batch norm after it.
     pub grad_norm: bool,
+    /// And stored on the way, for grad_filter.
+    pub stores_grad: bool,
     /// The gradient is added to what is there.
     pub accumulate: bool,
     pub mask: MaskOf,
@@ -199,7 +201,7 @@ impl Form {
         let mask = ["none", "output", "recomputed"][self.mask as usize];
         json!({
             "input": self.input.name(), "statistics": self.statistics, "grad_norm": self.grad_norm,
-            "accumulate": self.accumulate, "mask": mask, "norms": self.norms,
+            "stores_grad": self.stores_grad, "accumulate": self.accumulate, "mask": mask, "norms": self.norms,
         })
     }
 }
@@ -212,8 +214,9 @@ fn convolution(op: &StepOp) -> Option<(Conv3d, Direction, usize, Form)> {
             let form = Form { input: Input::of(input), statistics: statistics.is_some(), ..Form::default() };
             Some((*op, Direction::Forward, *filter, form))
         }
-        FusedOp::ConvGradInput { op, filter, grad_output, store, .. } => {
-            Some((*op, Direction::GradInput, *filter, Form::of_gradient(grad_output).storing(store)))
+        FusedOp::ConvGradInput { op, filter, grad_output, store_dy, store, .. } => {
+            let form = Form { stores_grad: store_dy.is_some(), ..Form::of_gradient(grad_output) };
+            Some((*op, Direction::GradInput, *filter, form.storing(store)))
         }
         FusedOp::ConvGradFilter { op, filter, input, grad_output, .. } => {
             let form = Form { input: Input::of(input), ..Form::of_gradient(grad_output) };
