@@ -238,11 +238,13 @@ def separate_ops(args, conv, row, way):
     run, seen_filter = conv.run(way, direction), see_filter(f)
     if direction == "grad_filter":
         seen = see(x), seen_filter, see(dy)
+        if fusion["bias"]:
+            return lambda: (run(*seen), dy.sum((0, 2, 3, 4)))
         return lambda: run(*seen)
     residual = torch.randn_like(x)
     before, shortcut, after = (Norm(args, c) for c in (conv.c_in, conv.c_in, conv.c_out))
     seen_x, seen_dy = see(x), see(dy)
-    y = torch.randn_like(dy)
+    y, bias = torch.randn_like(dy), torch.randn(1, conv.c_out, 1, 1, 1, device=args.device, dtype=args.torch_dtype)
     like_x = lambda seen: seen.view(conv.n, conv.t, conv.h, conv.w, -1).permute(0, 4, 1, 2, 3)
     like_y = lambda seen: seen.view(conv.n, *conv.out, -1).permute(0, 4, 1, 2, 3)
 
@@ -260,6 +262,8 @@ def separate_ops(args, conv, row, way):
                 value.add_(shortcut.apply(residual) if "norm" in fusion["input"] else residual)
             value.relu_()
         out = whole(run(see(value), seen_filter, seen_dy), like_y)
+        if fusion["bias"]:
+            out.add_(bias)
         return after.statistics(out) if fusion["statistics"] else out
 
     def grad_input():

@@ -4,7 +4,8 @@ use vcycle::Result;
 use vcycle::device::{Buffer, DType, Device, Element, Slice, Stream, Tensor};
 use vcycle::ops::TICKET_BYTES;
 use vcycle::ops::conv3d::{
-    self, Direction, Epilogue, GradEpilogue, GradFilterSources, GradNorm, GradTable, Join, Mask, Prologue, Statistics,
+    self, Direction, Epilogue, Evaluation, GradEpilogue, GradFilterSources, GradNorm, GradTable, Join, Mask, Prologue,
+    Statistics,
 };
 use vcycle::shape::ActivationShape;
 
@@ -102,6 +103,7 @@ pub struct Work<'a> {
     new_scale_shift: Slice,
     new_grad_tables: [Slice; 2],
     new_grad_gamma: Slice,
+    new_bias: Slice,
     workspace: Slice,
 }
 
@@ -132,6 +134,7 @@ impl<'a> Work<'a> {
             new_scale_shift: table_outputs.slice(2 * splits * c_out)?,
             new_grad_tables: [table_outputs.slice(3 * splits * c_in)?, table_outputs.slice(3 * splits * c_in)?],
             new_grad_gamma: table_outputs.slice(4 * c_in)?,
+            new_bias: table_outputs.slice(c_out)?,
             workspace: workspace.clone(),
         })
     }
@@ -157,7 +160,8 @@ impl<'a> Work<'a> {
                 let (prologue, grad_table) = (self.prologue(&form), self.grad_table(&form));
                 let (input, grad_output) = (&self.x, &self.grad_output);
                 let from = GradFilterSources { input, prologue, grad_output, grad_table };
-                conv3d::grad_filter_fused(stream, op, &from, &self.grad_filter, None, workspace)
+                let grad_bias = form.bias.then_some(&self.new_bias);
+                conv3d::grad_filter_fused(stream, op, &from, &self.grad_filter, grad_bias, workspace)
             }
         }
     }
@@ -182,9 +186,10 @@ impl<'a> Work<'a> {
 
     fn forward(&self, stream: &Stream, form: &Form) -> Result<()> {
         let gamma = self.gamma.part(0, self.row.op.c_out)?;
-        let epilogue = match form.statistics {
-            false => Epilogue::None,
-            true => Epilogue::Statistics(Statistics {
+        let epilogue = match (form.statistics, form.bias) {
+            (false, false) => Epilogue::None,
+            (false, true) => Epilogue::Evaluation(Evaluation { bias: Some(&gamma), ..Default::default() }),
+            (true, _) => Epilogue::Statistics(Statistics {
                 splits: self.row.grid.splits,
                 eps: 1e-5,
                 gamma: &gamma,

@@ -6,7 +6,7 @@ use vcycle::config::Config;
 use vcycle::device::{DType, Device};
 use vcycle::model::plan::fused::{FusedOp, Load, LoadGrad, PlannedMask, StoreGrad};
 use vcycle::model::plan::{Plan, StepOp};
-use vcycle::model::{Arch, Lowering, Mode, Model, ModelConfig};
+use vcycle::model::{Lowering, Mode, Model, ModelConfig};
 use vcycle::multigrid::Schedule;
 use vcycle::ops::conv3d::{Conv3d, Direction};
 use vcycle::shape::StepShape;
@@ -15,18 +15,23 @@ use vcycle::{Error, Result};
 /// Stored channels of a clip.
 const CLIP_CHANNELS: usize = 4;
 
-/// A network at its default shape: 8 clips a GPU, as batch norm wants them.
+/// A network as one of the shipped configurations has it.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
     pub name: &'static str,
-    arch: Arch,
-    frames: usize,
+    yaml: &'static str,
+    /// Keys and values.
+    overrides: &'static [&'static str],
 }
 
+const SLOWFAST: &str = include_str!("../../../configs/kinetics/SLOWFAST_8x8_R50_stepwise_multigrid.yaml");
+const I3D_NLN: &str = include_str!("../../../configs/kinetics/I3D_NLN_8x8_R50_stepwise_multigrid.yaml");
+
 /// The networks.
-pub const NETWORKS: [Measured; 2] = [
-    Measured { name: "SlowFast-8x8-R50", arch: Arch::SlowFast, frames: 32 },
-    Measured { name: "I3D-8x8-R50", arch: Arch::I3d, frames: 8 },
+pub const NETWORKS: [Measured; 3] = [
+    Measured { name: "SlowFast-8x8-R50", yaml: SLOWFAST, overrides: &[] },
+    Measured { name: "I3D-8x8-R50", yaml: I3D_NLN, overrides: &["NONLOCAL.LOCATION", "[[[]], [[]], [[]], [[]]]"] },
+    Measured { name: "I3D-NLN-8x8-R50", yaml: I3D_NLN, overrides: &[] },
 ];
 
 /// The network of that name.
@@ -38,26 +43,22 @@ pub fn network(name: &str) -> Result<Measured> {
 }
 
 impl Measured {
+    /// Of one GPU, with 8 clips as batch norm wants them.
+    fn config(&self) -> Result<Config> {
+        let overrides = self.overrides.iter().chain(&["TRAIN.BATCH_SIZE", "8", "NUM_GPUS", "1"]);
+        Config::parse(self.yaml, self.name, &overrides.map(ToString::to_string).collect::<Vec<_>>())
+    }
+
     fn model(&self) -> Result<Model> {
-        let mut model = Model::new(&ModelConfig::new(self.arch, 50, 400))?;
+        let mut model = Model::new(&ModelConfig::from_config(&self.config()?)?)?;
         model.store_input_channels(CLIP_CHANNELS);
         Ok(model)
     }
 
     /// The shapes of the long and the short cycle together, the default shape first; one for each pair of frames and crop.
     pub fn grids(&self) -> Result<Vec<StepShape>> {
-        let arch = if self.arch == Arch::SlowFast { "slowfast" } else { "i3d" };
-        let yaml = format!(
-            "MULTIGRID: {{LONG_CYCLE: True, SHORT_CYCLE: True}}\n\
-             MODEL: {{ARCH: {arch}}}\n\
-             DATA: {{NUM_FRAMES: {}, TRAIN_CROP_SIZE: 224}}\n\
-             SLOWFAST: {{ALPHA: 4}}\n\
-             SOLVER: {{LR_POLICY: steps_with_relative_lrs, STEPS: [0, 94, 154, 196], MAX_EPOCH: 239}}\n\
-             TRAIN: {{BATCH_SIZE: 8}}\n",
-            self.frames
-        );
         let mut grids: Vec<StepShape> = vec![];
-        for shape in Schedule::new(&Config::parse(&yaml, self.name, &[])?)?.step_shapes() {
+        for shape in Schedule::new(&self.config()?)?.step_shapes() {
             if !grids.iter().any(|g| (g.frames, g.height_px) == (shape.frames, shape.height_px)) {
                 grids.push(shape);
             }
@@ -122,6 +123,8 @@ pub struct Row {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Form {
     pub input: Input,
+    /// A bias is added, or its gradient formed.
+    pub bias: bool,
     /// The statistics of the output are formed.
     pub statistics: bool,
     /// The gradient of the output is formed on load, from that of the batch norm after it.
@@ -200,7 +203,7 @@ impl Form {
     fn to_json(self) -> Value {
         let mask = ["none", "output", "recomputed"][self.mask as usize];
         json!({
-            "input": self.input.name(), "statistics": self.statistics, "grad_norm": self.grad_norm,
+            "input": self.input.name(), "bias": self.bias, "statistics": self.statistics, "grad_norm": self.grad_norm,
             "stores_grad": self.stores_grad, "accumulate": self.accumulate, "mask": mask, "norms": self.norms,
         })
     }
@@ -210,16 +213,17 @@ impl Form {
 fn convolution(op: &StepOp) -> Option<(Conv3d, Direction, usize, Form)> {
     let StepOp::Fused(op) = op else { return None };
     match op {
-        FusedOp::Conv { op, filter, input, statistics, .. } => {
-            let form = Form { input: Input::of(input), statistics: statistics.is_some(), ..Form::default() };
+        FusedOp::Conv { op, filter, bias, input, statistics, .. } => {
+            let bias = bias.is_some();
+            let form = Form { input: Input::of(input), bias, statistics: statistics.is_some(), ..Form::default() };
             Some((*op, Direction::Forward, *filter, form))
         }
         FusedOp::ConvGradInput { op, filter, grad_output, store_dy, store, .. } => {
             let form = Form { stores_grad: store_dy.is_some(), ..Form::of_gradient(grad_output) };
             Some((*op, Direction::GradInput, *filter, form.storing(store)))
         }
-        FusedOp::ConvGradFilter { op, filter, input, grad_output, .. } => {
-            let form = Form { input: Input::of(input), ..Form::of_gradient(grad_output) };
+        FusedOp::ConvGradFilter { op, filter, bias, input, grad_output, .. } => {
+            let form = Form { input: Input::of(input), bias: bias.is_some(), ..Form::of_gradient(grad_output) };
             Some((*op, Direction::GradFilter, *filter, form))
         }
         _ => None,
