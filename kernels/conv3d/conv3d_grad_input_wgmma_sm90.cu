@@ -6,7 +6,7 @@
 // grid    x: as many as there is work for, or multiprocessors    block: 8 warps of consumers, 4 of which one thread produces
 // shared  wide_memory: rings of halos and of filters, the f32 sums, what there is to know of taps and rows, barriers
 // needs   unit stride and an output as large as the input, at most 32 taps; c_in, c_out and pitches multiples of 8, addresses of
-//         16 bytes; one group; less than 2^31 positions; source_stages and filter_stages of 2 and more
+//         16 bytes; one group; less than 2^31 positions; 2 stages and more
 #include "wgmma.cuh"
 
 // ---- variants ----------------------------------------------------------------------------------------------------------

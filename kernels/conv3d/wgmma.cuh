@@ -7,6 +7,9 @@
 // loaded once, changed by the prologue in place and once, and all those taps multiply from it. What a row reads outside of its
 // frame or clip is some other position: its fragment is set to zero.
 //
+// Forward of one tap without padding may have a stride: a tile's rows are then every so many positions, which TMA picks out (im2col
+// without a filter), and the halo has no other.
+//
 // A step is 64 channels of one frame of the filter. Its halo has a place in one ring of shared memory, the filter's taps follow
 // each other through another. A comes from the halo through registers, B by descriptor.
 #pragma once
@@ -49,6 +52,17 @@ __device__ __forceinline__ Work work_at(const Conv3dParams& p, uint32_t number) 
 
 // ---- the producer ------------------------------------------------------------------------------------------------------
 
+// Rows `row` .. of a box to shared memory.
+__device__ __forceinline__ void load_rows(const Conv3dParams& p, uint32_t to, const void* map, uint32_t barrier, int channel, int row) {
+    const ConvGather& g = p.gather;
+    if (g.t.stride * g.h.stride * g.w.stride == 1) {
+        tma_load_2d(to, map, barrier, channel, row);
+    } else {
+        const Position q = position_of_row(row, g.t.output, g.h.output, g.w.output);
+        tma_load_im2col_5d(to, map, barrier, channel, q.w * g.w.stride, q.h * g.h.stride, q.t * g.t.stride, q.n, 0, 0, 0);
+    }
+}
+
 // One thread.
 template <int N, bool GRAD, int PROLOGUE>
 __device__ __forceinline__ void produce(const Conv3dParams& p, const WideMemory& m, const void* source, const void* second,
@@ -72,9 +86,9 @@ __device__ __forceinline__ void produce(const Conv3dParams& p, const WideMemory&
 #pragma unroll 1
             for (int box = 0; box < boxes; box++) {
                 const uint32_t to = halo + box * box_rows * ROW_BYTES;
-                tma_load_2d(to, source, halos.full(), chunk * TILE_K, row + box * box_rows);
+                load_rows(p, to, source, halos.full(), chunk * TILE_K, row + box * box_rows);
                 if constexpr (PROLOGUE == JOIN)
-                    tma_load_2d(to + halo_bytes, second, halos.full(), chunk * TILE_K, row + box * box_rows);
+                    load_rows(p, to + halo_bytes, second, halos.full(), chunk * TILE_K, row + box * box_rows);
             }
             halos.advance();
 #pragma unroll 1

@@ -4,7 +4,7 @@ use super::params::{ConvAxis, ConvGather, FastDiv, PackPairsParams, Params};
 use super::plan::{self, OnLoad, Pairs, Plan, Request, TILE_K, Wgmma};
 use super::{Conv3d, Direction, method};
 use crate::device::{
-    DType, Device, LaunchConfig, OutOfBounds, Slice, Stream, Swizzle, Tensor, TensorLayout, TensorMap, launch,
+    DType, Device, Im2col, LaunchConfig, OutOfBounds, Slice, Stream, Swizzle, Tensor, TensorLayout, TensorMap, launch,
 };
 use crate::error::{Error, Result};
 use crate::ops::TICKET_BYTES;
@@ -163,16 +163,39 @@ impl<'a> Job<'a> {
         let step = TILE_K as u32;
         let mut maps = Vec::with_capacity(3);
         for source in [self.sources[0], self.sources[1].or(self.sources[0])].into_iter().flatten() {
-            let sizes = [source.shape().c as u64, source.shape().num_positions() as u64];
-            let pitch = [2 * source.pitch_c() as u64];
+            let (shape, pitch) = (source.shape(), 2 * source.pitch_c() as u64);
             let rows = (form.halo_rows / form.boxes()) as u32;
-            maps.push(map(source.memory(), &sizes, &pitch, &[step, rows])?);
+            if form.is_strided {
+                maps.push(self.strided_map(source, rows)?);
+                continue;
+            }
+            let sizes = [shape.c as u64, shape.num_positions() as u64];
+            maps.push(map(source.memory(), &sizes, &[pitch], &[step, rows])?);
         }
         let (c_in, taps) = (self.op.input.c as u64, self.op.filter.iter().product::<usize>() as u64);
         let (sizes, pitches) = ([c_in, taps, self.op.c_out as u64], [2 * c_in, 2 * c_in * taps]);
         let rows = if self.direction == Direction::GradInput { step } else { form.width as u32 };
         maps.push(map(self.filter, &sizes, &pitches, &[step, 1, rows])?);
         Ok(maps)
+    }
+
+    /// Positions under the stride, in the order of the output's.
+    fn strided_map(&self, source: &Tensor, rows: u32) -> Result<TensorMap> {
+        let (shape, pitch, [st, sh, sw]) =
+            (source.shape(), 2 * source.pitch_c() as u64, self.op.stride.map(|s| s as u32));
+        let sizes = [shape.c, shape.w, shape.h, shape.t, shape.n].map(|size| size as u64);
+        let pitches_bytes =
+            [pitch, pitch * sizes[1], pitch * sizes[1] * sizes[2], pitch * sizes[1] * sizes[2] * sizes[3]];
+        let layout = TensorLayout {
+            memory: source.memory(),
+            sizes: &sizes,
+            pitches_bytes: &pitches_bytes,
+            element_steps: &[1, sw, sh, st, 1],
+            swizzle: Swizzle::Bytes128,
+            out_of_bounds: OutOfBounds::Zero,
+        };
+        let all = Im2col { lower: &[0; 3], upper: &[0; 3], channels_per_pixel: TILE_K as u32, pixels_per_column: rows };
+        TensorMap::im2col(&layout, &all)
     }
 
     /// Writes the filter to where `params.filter` says, in pairs of taps.

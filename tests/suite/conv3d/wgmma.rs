@@ -15,22 +15,26 @@ const NONE: [usize; 3] = [0; 3];
 
 /// Target channels of a tile, and what it is used on. A tile has 128 rows, a step 64 channels.
 #[rustfmt::skip]
-const FORWARD: [(usize, fused::Fused); 8] = [
+const FORWARD: [(usize, fused::Fused); 10] = [
     // a ragged last split, the last tile of each with few rows; gaps; a last step of 8 channels
     (64, fused::case("affine_splits", [3, 2, 9, 8, 72], 64, ONE, ONE, NONE, 2, 8, Load::Affine, Store::Statistics)),
     // a last column of 8 channels; the first column stores
     (128, fused::case("join_columns", [2, 2, 5, 5, 64], 136, ONE, ONE, NONE, 2, 8, JOIN, Store::Statistics)),
     // two columns a tile, the last tile with one; more tiles than blocks: the rings go on
-    (256, fused::case("plain_wide", [1, 1, 80, 20, 16], 384, ONE, ONE, NONE, 1, 0, Load::Plain, Store::Statistics)),
+    (256, fused::case("plain_wide", [1, 1, 55, 20, 16], 384, ONE, ONE, NONE, 1, 0, Load::Plain, Store::Statistics)),
     (64, fused::case("evaluation", [1, 1, 5, 27, 192], 40, ONE, ONE, NONE, 1, 8, JOIN_TABLE, Store::Evaluation)),
     // gemm_k in slices
     (128, fused::case("slices", [1, 2, 5, 5, 520], 64, ONE, ONE, NONE, 1, 0, Load::Affine, Store::Statistics)),
+    // strides: tiles that begin in the middle of a frame; a launch before it stores, or each reads both tensors
+    (64, fused::case("strided", [3, 2, 19, 9, 72], 64, ONE, [1, 2, 2], NONE, 2, 8, Load::Affine, Store::Statistics)),
+    (64, fused::case("strided_join", [2, 5, 7, 8, 64], 64, ONE, [2, 3, 1], NONE, 2, 8, Load::Join { table: true, stored: false },
+         Store::Statistics)),
     // several taps of a frame: padding is zero, whatever the shift; tiles that begin in the middle of a frame
     (64, fused::case("affine_1x3x3", [3, 2, 7, 9, 64], 24, [1, 3, 3], ONE, [0, 1, 1], 2, 0, Load::Affine, Store::Statistics)),
     // several frames: the middle one stores
     (64, fused::case("join_3x1x1", [2, 3, 5, 5, 72], 64, [3, 1, 1], ONE, [1, 0, 0], 2, 8, JOIN, Store::Statistics)),
     // both, in slices; halos of three boxes
-    (64, fused::case("affine_3x3x3", [1, 2, 3, 250, 64], 16, [3, 3, 3], ONE, ONE, 1, 0, Load::Affine, Store::Evaluation)),
+    (64, fused::case("affine_3x3x3", [1, 2, 3, 192, 64], 16, [3, 3, 3], ONE, ONE, 1, 0, Load::Affine, Store::Evaluation)),
 ];
 
 /// As [`FORWARD`].
@@ -41,14 +45,14 @@ const GRAD_INPUT: [(usize, fused_grad::Fused); 7] = [
     // a last column of 8 channels; the first column stores; the end of a block
     (128, fused_grad::case("join", [2, 2, 5, 5, 136], 64, ONE, ONE, NONE, 2, 0, Some(true), true, Kind::Output, 2)),
     // two columns a tile, the last tile with one; more tiles than blocks
-    (256, fused_grad::case("plain_wide", [1, 1, 80, 20, 384], 16, ONE, ONE, NONE, 1, 0, None, true, Kind::None, 2)),
+    (256, fused_grad::case("plain_wide", [1, 1, 55, 20, 384], 16, ONE, ONE, NONE, 1, 0, None, true, Kind::None, 2)),
     // gemm_k in slices
     (128, fused_grad::case("slices", [1, 2, 5, 5, 64], 520, ONE, ONE, NONE, 1, 0, Some(false), true, Kind::Output, 1)),
     // several taps of a frame: padding is zero, whatever C
     (64, fused_grad::case("1x3x3", [3, 2, 7, 9, 24], 64, [1, 3, 3], ONE, [0, 1, 1], 2, 0, Some(true), false, Kind::Recomputed, 1)),
     // several frames: the middle one stores
     (64, fused_grad::case("3x1x1", [2, 3, 5, 5, 64], 72, [3, 1, 1], ONE, [1, 0, 0], 2, 8, Some(true), true, Kind::Output, 2)),
-    (64, fused_grad::case("3x3x3", [1, 2, 3, 250, 16], 64, [3, 3, 3], ONE, ONE, 1, 0, None, true, Kind::Recomputed, 1)),
+    (64, fused_grad::case("3x3x3", [1, 2, 3, 192, 16], 64, [3, 3, 3], ONE, ONE, 1, 0, None, true, Kind::Recomputed, 1)),
 ];
 /// Too slow for all modes.
 const LARGE: [&str; 3] = ["plain_wide", "affine_3x3x3", "3x3x3"];
@@ -135,7 +139,18 @@ fn wgmma_takes_views_of_wider_tensors() {
 
 #[test]
 fn what_wgmma_does_not_take_is_refused_by_name() {
-    let case = fused::case("strided", [1, 1, 5, 5, 64], 64, ONE, [1, 2, 2], NONE, 1, 0, Load::Plain, Store::Statistics);
+    let case = fused::case(
+        "strided",
+        [1, 1, 5, 5, 64],
+        64,
+        [1, 3, 3],
+        [1, 2, 2],
+        [0, 1, 1],
+        1,
+        0,
+        Load::Plain,
+        Store::Statistics,
+    );
     for device in devices() {
         let refused = std::panic::catch_unwind(|| on_wgmma(64, || fused::check::<half::bf16>(&device, &case)));
         let message = refused.expect_err("a stride").downcast::<String>().expect("a message");

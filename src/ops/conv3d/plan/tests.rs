@@ -121,7 +121,11 @@ fn what_wgmma_is_chosen_for() {
         ("slow s3 a", conv([8, 8, 28, 28, 512], 128, ONE, ONE), Forward, Join, "forward_join_wgmma128x128", 128, 3, 3, 132),
         ("slow s3 b", conv([8, 8, 28, 28, 128], 128, MIDDLE, ONE), GradInput, Join, "grad_input_table_wgmma128x128", 192, 2, 3, 132),
         ("slow s3 b first", conv([8, 8, 56, 56, 128], 128, MIDDLE, S122), Forward, Affine, "mma", 0, 0, 0, 0),
-        ("slow s4 a", conv([8, 8, 14, 14, 1024], 256, [3, 1, 1], ONE), Forward, Plain, "forward_wgmma128x128", 128, 4, 4, 132),
+        ("slow s4 a", conv([8, 8, 14, 14, 1024], 256, [3, 1, 1], ONE), Forward, Plain, "forward_wgmma128x256", 128, 3, 3, 98),
+        ("slow s4 b", conv([8, 8, 14, 14, 256], 256, MIDDLE, ONE), Forward, Affine, "forward_affine_wgmma128x256", 160, 2, 3, 98),
+        ("slow s4 b", conv([8, 8, 14, 14, 256], 256, MIDDLE, ONE), GradInput, Join, "grad_input_table_wgmma128x128", 160, 2, 4, 132),
+        ("slow s4 shortcut", conv([8, 8, 28, 28, 640], 1024, ONE, S122), Forward, Plain, "forward_wgmma128x256", 128, 3, 3, 132),
+        ("slow s4 shortcut", conv([8, 8, 28, 28, 640], 1024, ONE, S122), GradInput, Plain, "mma", 0, 0, 0, 0),
         ("slow s4 c", conv([8, 8, 14, 14, 256], 1024, ONE, ONE), Forward, Affine, "forward_affine_wgmma128x256", 128, 3, 3, 132),
         ("slow s5 b", conv([8, 8, 7, 7, 512], 512, MIDDLE, ONE), Forward, Affine, "forward_affine_wgmma128x128", 144, 2, 6, 100),
         ("slow s5 b, one clip", conv([1, 8, 7, 7, 512], 512, MIDDLE, ONE), GradInput, Plain, "grad_input_wgmma128x128", 144, 2, 6, 128),
@@ -158,7 +162,8 @@ fn what_wgmma_does_not_take() {
     refused(of(Conv3d { groups: 8, ..op }), "groups");
     refused(Request { is_aligned: false, ..good }, "no multiples of 8");
     refused(of(conv([1, 1, 5, 5, 64], 20, ONE, ONE)), "no multiples of 8");
-    refused(of(conv([1, 1, 5, 5, 64], 64, ONE, S122)), "a stride");
+    refused(of(conv([1, 1, 5, 5, 64], 64, [1, 3, 3], S122)), "a stride");
+    refused(Request { direction: GradInput, ..of(conv([1, 1, 5, 5, 64], 64, ONE, S122)) }, "a stride");
     refused(of(Conv3d { padding: [0; 3], ..conv([1, 1, 5, 5, 64], 64, [1, 3, 3], ONE) }), "an output unlike the input");
     refused(of(conv([1, 5, 5, 5, 64], 64, [3, 3, 5], ONE)), "more than 32 taps");
     refused(of(conv([1, 1, 9, 400, 64], 64, [1, 5, 3], ONE)), "a halo too large");

@@ -21,6 +21,8 @@ const MIN_GEMM_K: usize = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ops::conv3d) struct Wgmma {
     pub width: usize,
+    /// Whether rows are gathered under a stride.
+    pub is_strided: bool,
     /// Rows that a tile reads with one frame of the filter, in whole boxes.
     pub halo_rows: usize,
     pub source_stages: usize,
@@ -50,8 +52,9 @@ pub(super) fn wgmma(r: &Request, classes: &[[AxisClass; 3]]) -> Result<Option<Wg
     match r.method {
         Method::Mma => Ok(None),
         Method::Auto if !is_worth_it(r) => Ok(None),
-        Method::Auto => Ok(fitting(r, classes, best_width(r)).ok()),
-        Method::Wgmma { tile_n } => fitting(r, classes, tile_n.unwrap_or_else(|| best_width(r))).map(Some),
+        Method::Auto => Ok(best(r, classes).ok()),
+        Method::Wgmma { tile_n: None } => best(r, classes).map(Some),
+        Method::Wgmma { tile_n: Some(width) } => fitting(r, classes, width).map(Some),
     }
 }
 
@@ -62,14 +65,30 @@ fn is_worth_it(r: &Request) -> bool {
     source_c.is_multiple_of(TILE_K) && target_c.is_multiple_of(TILE_K) && gemm_k >= MIN_GEMM_K
 }
 
-/// 256 channels where all columns are full and there are tiles for all multiprocessors: the source is read, and changed, once for
-/// all of them. A join's halo of two tensors leaves no room for it.
-fn best_width(r: &Request) -> usize {
+/// 256 channels where all columns are full and no multiprocessor has more to do for it than with tiles of 128: the source is read,
+/// and changed, once for all of them. A join's halo of two tensors leaves no room for it.
+fn best(r: &Request, classes: &[[AxisClass; 3]]) -> Result<Wgmma, &'static str> {
     let target_c = r.channels().1;
-    let tiles = r.op.input.num_positions().div_ceil(TILE_M) * (target_c / 256);
-    match tile_n(target_c) {
-        128 if target_c.is_multiple_of(256) && tiles >= r.num_sms && r.on_load != OnLoad::Join => 256,
-        width => width.max(64),
+    let rows = if r.is_grad() { r.op.input } else { r.output };
+    let rounds = |width: usize| (rows.num_positions().div_ceil(TILE_M) * (target_c / width)).div_ceil(r.num_sms);
+    let width = tile_n(target_c).max(64);
+    let is_wide = target_c.is_multiple_of(256) && r.on_load != OnLoad::Join && 2 * rounds(256) <= rounds(128);
+    match is_wide.then(|| fitting(r, classes, 256)) {
+        Some(Ok(form)) => Ok(form),
+        _ => fitting(r, classes, width),
+    }
+}
+
+/// False where a row's taps lie at fixed distances from its own position, true where rows of one tap are some of the positions: TMA
+/// picks these out. Else neither.
+fn is_strided(r: &Request) -> Result<bool, &'static str> {
+    let (op, is_grad) = (&r.op, r.is_grad());
+    match reads_each_position_once(op) {
+        true => Ok(false),
+        false if !is_grad && op.filter == [1; 3] && op.padding == [0; 3] && op.stride.iter().all(|s| *s <= 8) => {
+            Ok(true)
+        }
+        false => Err("a stride, or an output unlike the input"),
     }
 }
 
@@ -82,9 +101,7 @@ fn fitting(r: &Request, classes: &[[AxisClass; 3]], width: usize) -> Result<Wgmm
     if !source_c.is_multiple_of(8) || !target_c.is_multiple_of(8) || !r.is_aligned {
         return Err("channels, a pitch or an address are no multiples of 8 elements");
     }
-    if !reads_each_position_once(&r.op) {
-        return Err("a stride, or an output unlike the input");
-    }
+    let is_strided = is_strided(r)?;
     if ft * fh * fw > MAX_TAPS {
         return Err("more than 32 taps");
     }
@@ -94,7 +111,7 @@ fn fitting(r: &Request, classes: &[[AxisClass; 3]], width: usize) -> Result<Wgmm
     let reach = classes[0][1].reach * r.op.input.w + classes[0][2].reach;
     let boxes = (TILE_M + reach).div_ceil(MAX_BOX);
     let halo_rows = (TILE_M + reach).next_multiple_of(8 * boxes);
-    let form = Wgmma { width, halo_rows, source_stages: 0, filter_stages: 0, shared_bytes: 0 };
+    let form = Wgmma { width, is_strided, halo_rows, source_stages: 0, filter_stages: 0, shared_bytes: 0 };
     form.with_stages(r.on_load, fh * fw).ok_or("a halo too large for shared memory")
 }
 
