@@ -55,6 +55,8 @@ PTX_FUNCTION void mbar_wait(uint32_t barrier, uint32_t parity) {
 }
 // Between ordinary writes of shared or global memory and their use by TMA or wgmma; executed by the writer.
 PTX_FUNCTION void fence_proxy_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
+// The same for the block's shared memory alone: it waits for no write to global memory.
+PTX_FUNCTION void fence_proxy_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // ---- TMA loads --------------------------------------------------------------------------------------
 // `map`: address of a `const __grid_constant__ CUtensorMap` parameter. Coordinates start with the innermost dimension

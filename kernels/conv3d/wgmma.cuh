@@ -19,6 +19,17 @@
 
 // ---- which tile --------------------------------------------------------------------------------------------------------
 
+// 64 channels of one frame of the filter, frames first.
+struct Step {
+    int frames, chunk, frame;
+
+    __device__ __forceinline__ Step(const Conv3dParams& p, int number)
+        : frames(p.gather.t.filter), chunk(number / frames), frame(number - chunk * frames) {}
+    __device__ __forceinline__ void advance() {
+        if (++frame == frames) frame = 0, chunk++;
+    }
+};
+
 // A block's piece of work: a slice of gemm_k of a tile of rows x COLUMNS tiles of target channels.
 struct Work {
     BlockTile b;
@@ -76,33 +87,33 @@ __device__ __forceinline__ void produce(const Conv3dParams& p, const WideMemory&
 #pragma unroll 1
     for (uint32_t number = blockIdx.x; number < num_works<N>(p); number += gridDim.x) {
         const Work work = work_at<N>(p, number);
+        Step at(p, work.first_step);
 #pragma unroll 1
-        for (int step = work.first_step; step < work.last_step; step++) {
-            const int chunk = step / p.gather.t.filter, frame = step - chunk * p.gather.t.filter;
-            const int row = int(work.rows.first_row) + m.frames[frame];
+        for (int step = work.first_step; step < work.last_step; step++, at.advance()) {
+            const int row = int(work.rows.first_row) + m.frames[at.frame];
             const uint32_t halo = smem_u32(m.halos) + halos.slot * TENSORS * halo_bytes;
             mbar_wait(halos.empty(), halos.phase ^ 1);
             mbar_arrive_expect_tx(halos.full(), TENSORS * halo_bytes);
 #pragma unroll 1
             for (int box = 0; box < boxes; box++) {
                 const uint32_t to = halo + box * box_rows * ROW_BYTES;
-                load_rows(p, to, source, halos.full(), chunk * TILE_K, row + box * box_rows);
+                load_rows(p, to, source, halos.full(), at.chunk * TILE_K, row + box * box_rows);
                 if constexpr (PROLOGUE == JOIN)
-                    load_rows(p, to + halo_bytes, second, halos.full(), chunk * TILE_K, row + box * box_rows);
+                    load_rows(p, to + halo_bytes, second, halos.full(), at.chunk * TILE_K, row + box * box_rows);
             }
             halos.advance();
 #pragma unroll 1
             for (int j = 0; j < taps; j++) {
                 const uint32_t to = smem_u32(m.filters) + filters.slot * WideTile<N>::FILTER_BYTES;
-                const int tap = m.taps[frame * taps + j].filter_tap;
+                const int tap = m.taps[at.frame * taps + j].filter_tap;
                 mbar_wait(filters.empty(), filters.phase ^ 1);
                 mbar_arrive_expect_tx(filters.full(), WideTile<N>::FILTER_BYTES);
                 if constexpr (GRAD) {
 #pragma unroll
                     for (int n = 0; n < N; n += TILE_K)
-                        tma_load_3d(to + n * TILE_K * 2, filter, filters.full(), work.b.first_c + n, tap, chunk * TILE_K);
+                        tma_load_3d(to + n * TILE_K * 2, filter, filters.full(), work.b.first_c + n, tap, at.chunk * TILE_K);
                 } else {
-                    tma_load_3d(to, filter, filters.full(), chunk * TILE_K, tap, work.b.first_c);
+                    tma_load_3d(to, filter, filters.full(), at.chunk * TILE_K, tap, work.b.first_c);
                 }
                 filters.advance();
             }
@@ -134,22 +145,21 @@ __device__ __forceinline__ void set_up_rows(const Conv3dParams& p, const WideMem
 
 // The prologue, on a halo that has come: each warp changes the 16 rows of its own, and of those beyond a tile every eighth 16.
 template <class T, int PROLOGUE>
-__device__ __forceinline__ void transform(const Conv3dParams& p, const WideMemory& m, const Work& work, int step,
+__device__ __forceinline__ void transform(const Conv3dParams& p, const WideMemory& m, const Work& work, const Step& step,
                                           const Ring& halos) {
     if constexpr (PROLOGUE == PLAIN) {
         mbar_wait(halos.full(), halos.phase);
         return;
     }
-    const int chunk = step / p.gather.t.filter, frame = step - chunk * p.gather.t.filter;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = lane % CHUNKS_K;
-    const int c = chunk * TILE_K + column * 8, halo_bytes = p.halo_rows * ROW_BYTES;
+    const int c = step.chunk * TILE_K + column * 8, halo_bytes = p.halo_rows * ROW_BYTES;
     const bool exists = c < p.source_channels;
     std::conditional_t<PROLOGUE == JOIN, JoinChunk, AffineChunk> factors;
     if (exists) load_factors(factors, p.prologue, work.b.number.split, c);
     mbar_wait(halos.full(), halos.phase);
     uint8_t* halo = m.halos + halos.slot * (PROLOGUE == JOIN ? 2 : 1) * halo_bytes;
     // The frame with the tap at distance 0 holds the tile's own positions: it stores.
-    const int own = m.frames[frame] + m.own_first;
+    const int own = m.frames[step.frame] + m.own_first;
     const bool stores = p.prologue.store != 0 && work.b.first_c == 0 && own == 0;
 #pragma unroll 1
     for (int first = warp * 16 + lane / CHUNKS_K; exists && first < p.halo_rows; first += TILE_M) {
@@ -216,11 +226,12 @@ __device__ __forceinline__ void sum_up(const Conv3dParams& p, const WideMemory& 
     const uint32_t inside[2] = {m.inside[row], m.inside[row + 8]};
     uint32_t low[2][4], high[2][4];  // 32 channels each
     uint32_t in_use = 0;             // the barrier of the filter that is being multiplied
-    if (work.first_step < work.last_step) transform<T, PROLOGUE>(p, m, work, work.first_step, halos);
+    Step at(p, work.first_step);
+    if (work.first_step < work.last_step) transform<T, PROLOGUE>(p, m, work, at, halos);
 #pragma unroll 1
     for (int step = work.first_step; step < work.last_step; step++) {
         const uint32_t halo = smem_u32(m.halos) + halos.slot * (PROLOGUE == JOIN ? 2 : 1) * p.halo_rows * ROW_BYTES;
-        const int first_tap = step % p.gather.t.filter * taps;
+        const int first_tap = at.frame * taps;
 #pragma unroll 1
         for (int j = first_tap; j < first_tap + taps; j++) {
             const uint32_t filter = smem_u32(m.filters) + filters.slot * WideTile<N>::FILTER_BYTES;
@@ -238,10 +249,10 @@ __device__ __forceinline__ void sum_up(const Conv3dParams& p, const WideMemory& 
             filters.advance();
         }
         // All of the halo is in registers. It was written to here, and will be by TMA.
-        if constexpr (PROLOGUE != PLAIN) fence_proxy_async();
+        if constexpr (PROLOGUE != PLAIN) fence_proxy_async_shared();
         release(halos.empty());
-        halos.advance();
-        if (step + 1 < work.last_step) transform<T, PROLOGUE>(p, m, work, step + 1, halos);
+        halos.advance(), at.advance();
+        if (step + 1 < work.last_step) transform<T, PROLOGUE>(p, m, work, at, halos);
     }
     wgmma_wait<0>();
     if (in_use) release(in_use);

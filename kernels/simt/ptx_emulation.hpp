@@ -67,6 +67,7 @@ inline void mbar_arrive_expect_tx(uint32_t barrier, uint32_t bytes) { simt::mbar
 inline void mbar_wait(uint32_t barrier, uint32_t parity) { simt::mbarrier_wait(barrier, parity); }
 inline void fence_mbar_init() {}  // one block runs at a time on its shared memory
 inline void fence_proxy_async() { simt::proxy_fence(); }
+inline void fence_proxy_async_shared() { simt::proxy_fence(); }
 
 // ---- ordered memory operations ----------------------------------------------------------------------
 inline uint32_t ld_acquire_gpu(const uint32_t* p) {

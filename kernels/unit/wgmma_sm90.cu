@@ -41,7 +41,7 @@ __device__ __forceinline__ void multiply_rs(const UnitArgs& args, uint64_t base)
 
 __device__ __forceinline__ uint64_t prepare(const UnitArgs& args, uint8_t* shared) {
     fill_shared(shared, args.a, args.flags[2]);
-    fence_proxy_async();
+    fence_proxy_async_shared();
     __syncthreads();
     return smem_u32(shared) >> 4;
 }
