@@ -84,24 +84,31 @@ __device__ __forceinline__ void produce(const Conv3dParams& p, const WideMemory&
     prefetch_tensor_map(source), prefetch_tensor_map(filter);
     if constexpr (PROLOGUE == JOIN) prefetch_tensor_map(second);
     Ring halos(m.halo_barriers, p.source_stages), filters(m.filter_barriers, p.filter_stages);
+    const auto load_halo = [&](const Work& work, const Step& at) {
+        const int row = int(work.rows.first_row) + m.frames[at.frame];
+        const uint32_t halo = smem_u32(m.halos) + halos.slot * TENSORS * halo_bytes;
+        mbar_wait(halos.empty(), halos.phase ^ 1);
+        mbar_arrive_expect_tx(halos.full(), TENSORS * halo_bytes);
+#pragma unroll 1
+        for (int box = 0; box < boxes; box++) {
+            const uint32_t to = halo + box * box_rows * ROW_BYTES;
+            load_rows(p, to, source, halos.full(), at.chunk * TILE_K, row + box * box_rows);
+            if constexpr (PROLOGUE == JOIN)
+                load_rows(p, to + halo_bytes, second, halos.full(), at.chunk * TILE_K, row + box * box_rows);
+        }
+        halos.advance();
+    };
+    // The next halo is asked for as early as this waits for nobody: two halos have room, and where the ring of filters holds those of
+    // this step alone, the consumers have left the halo before.
+    const int ahead = min(taps, p.filter_stages) - 1;
 #pragma unroll 1
     for (uint32_t number = blockIdx.x; number < num_works<N>(p); number += gridDim.x) {
         const Work work = work_at<N>(p, number);
-        Step at(p, work.first_step);
+        Step at(p, work.first_step), next = at;
 #pragma unroll 1
-        for (int step = work.first_step; step < work.last_step; step++, at.advance()) {
-            const int row = int(work.rows.first_row) + m.frames[at.frame];
-            const uint32_t halo = smem_u32(m.halos) + halos.slot * TENSORS * halo_bytes;
-            mbar_wait(halos.empty(), halos.phase ^ 1);
-            mbar_arrive_expect_tx(halos.full(), TENSORS * halo_bytes);
-#pragma unroll 1
-            for (int box = 0; box < boxes; box++) {
-                const uint32_t to = halo + box * box_rows * ROW_BYTES;
-                load_rows(p, to, source, halos.full(), at.chunk * TILE_K, row + box * box_rows);
-                if constexpr (PROLOGUE == JOIN)
-                    load_rows(p, to + halo_bytes, second, halos.full(), at.chunk * TILE_K, row + box * box_rows);
-            }
-            halos.advance();
+        for (int step = work.first_step; step < work.last_step; step++, at = next) {
+            if (step == work.first_step) load_halo(work, at);
+            next.advance();
 #pragma unroll 1
             for (int j = 0; j < taps; j++) {
                 const uint32_t to = smem_u32(m.filters) + filters.slot * WideTile<N>::FILTER_BYTES;
@@ -116,6 +123,7 @@ __device__ __forceinline__ void produce(const Conv3dParams& p, const WideMemory&
                     tma_load_3d(to, filter, filters.full(), at.chunk * TILE_K, tap, work.b.first_c);
                 }
                 filters.advance();
+                if (j == ahead && step + 1 < work.last_step) load_halo(work, next);
             }
         }
     }
