@@ -225,6 +225,14 @@ impl CudaDevice {
         })
     }
 
+    /// The CUDA version of the driver, such as 13000.
+    ///
+    /// # Errors
+    /// A driver that does not tell it.
+    pub fn driver_version(&self) -> Result<i32> {
+        driver_version()
+    }
+
     /// Frees what [`CudaDevice::allocate`] gave. The driver waits for kernels that still use it.
     ///
     /// # Safety

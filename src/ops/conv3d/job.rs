@@ -2,7 +2,7 @@
 
 use super::params::{ConvAxis, ConvGather, FastDiv, PackPairsParams, Params};
 use super::plan::{self, OnLoad, Pairs, Plan, Request, TILE_K, Wgmma};
-use super::{Conv3d, Direction, method};
+use super::{Conv3d, Direction, autotune, method};
 use crate::device::{
     DType, Device, Im2col, LaunchConfig, OutOfBounds, Slice, Stream, Swizzle, Tensor, TensorLayout, TensorMap, launch,
 };
@@ -117,6 +117,7 @@ impl<'a> Job<'a> {
         request.is_aligned &= !self.may_pair || pairs.is_some();
         request.op = pairs.map_or(*self.op, |pairs| pairs.op);
         request.launches_before += usize::from(pairs.is_some());
+        request.method = autotune::method(self.name, self.stream, &request)?;
         let plan = plan::plan(self.name, &request)?;
         plan.print(&request);
         let packed_at = plan.workspace_bytes.next_multiple_of(256);

@@ -7,7 +7,7 @@ use super::job::{Job, Memory, THREADS, num_sms};
 use super::method::{self, Method};
 use super::params::{GradNormParams, Params, PrologueOnlyParams, PrologueParams, address, placed};
 use super::plan::{self, OnLoad, Request};
-use super::{Conv3d, Direction};
+use super::{Conv3d, Direction, autotune};
 use crate::device::{DType, LaunchConfig, Slice, Stream, Tensor, launch};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::params::{GradientTables, StatisticsTables};
@@ -313,7 +313,7 @@ pub(super) fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction
         plan::plan("conv3d", &request).map_or(0, |plan| plan.workspace_bytes)
     };
     let bytes = |op: &Conv3d, output: ActivationShape, on_load: OnLoad, is_aligned: bool| {
-        [method, Method::Mma].into_iter().map(|m| bytes_of(op, output, on_load, is_aligned, m)).max().unwrap_or(0)
+        autotune::methods(method).into_iter().map(|m| bytes_of(op, output, on_load, is_aligned, m)).max().unwrap_or(0)
     };
     let loads = [OnLoad::Plain, OnLoad::Affine, OnLoad::Join];
     let plain = loads.map(|load| [false, true].map(|is_aligned| bytes(op, op.output(), load, is_aligned)));

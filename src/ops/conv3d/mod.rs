@@ -3,6 +3,7 @@
 //! Group `g` reads input channels `g * c_in / groups ..` and writes output channels `g * c_out / groups ..`. Outside the
 //! input everything is zero. Sums are f32, in an order that does not depend on the number of threads.
 
+mod autotune;
 mod check;
 pub(super) mod cpu;
 mod fused;
