@@ -93,7 +93,7 @@ struct Forward {
             if (Tile::lane() % 4 == 0) row_max[Tile::warp() % 2 * QUERIES + Tile::score_row(half)] = sum[half];
         }
         __syncthreads();
-        float* log2_sum = reinterpret_cast<float*>(p.log2_sum) + int64_t(blockIdx.y) * p.queries + first;
+        float* log2_sum = reinterpret_cast<float*>(p.log2_sum) + row_at(int(blockIdx.y), p.queries, first);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int row = Tile::score_row(half);

@@ -35,7 +35,7 @@ struct GradKey {
         cp_async_commit();
         const int row = threadIdx.x;
         if (!p.is_softmax || row >= QUERIES) return;
-        const int64_t at = int64_t(blockIdx.y) * p.queries + first + row;
+        const int64_t at = row_at(int(blockIdx.y), p.queries, first + row);
         const bool is_there = first + row < p.queries;
         log2_sum[row] = is_there ? reinterpret_cast<const float*>(p.log2_sum)[at] : __uint_as_float(0x7f800000u);
         delta[row] = is_there ? reinterpret_cast<const float*>(p.delta)[at] : 0.0f;

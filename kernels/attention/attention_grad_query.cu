@@ -31,8 +31,8 @@ struct GradQuery {
 
     // Product of grad_output and output of one row, by one warp; the same in all its lanes.
     static __device__ __forceinline__ float product_of_row(const AttentionParams& p, int row) {
-        const T* a = Tile::rows_of(p.grad_output, p.queries) + int64_t(row) * p.grad_output.pitch;
-        const T* b = Tile::rows_of(p.output, p.queries) + int64_t(row) * p.output.pitch;
+        const T* a = Tile::rows_of(p.grad_output, p.queries) + place_at(row, p.grad_output.pitch, 0);
+        const T* b = Tile::rows_of(p.output, p.queries) + place_at(row, p.output.pitch, 0);
         float sum = 0.0f;
         if (p.grad_output.is_aligned && p.output.is_aligned && p.depth % 8 == 0) {
             for (int c = Tile::lane() * 8; c < p.depth; c += 32 * 8) {
@@ -48,7 +48,7 @@ struct GradQuery {
 
     // What the softmax's gradient needs of each query; queries that are not there have a probability of zero.
     __device__ __forceinline__ void load_rows(const AttentionParams& p, int first) const {
-        const int64_t clip = int64_t(blockIdx.y) * p.queries;
+        const int64_t clip = row_at(int(blockIdx.y), p.queries, 0);
         for (int row = Tile::warp(); row < QUERIES; row += 8) {
             const bool is_there = first + row < p.queries;
             const float of_row = is_there ? product_of_row(p, first + row) : 0.0f;

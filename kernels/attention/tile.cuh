@@ -31,7 +31,7 @@ struct Tile {
 
     // The rows of one clip.
     static __device__ __forceinline__ const T* rows_of(const AttentionTensor& tensor, int rows) {
-        return reinterpret_cast<const T*>(tensor.address) + int64_t(blockIdx.y) * rows * tensor.pitch;
+        return reinterpret_cast<const T*>(tensor.address) + place_at(row_at(int(blockIdx.y), rows, 0), tensor.pitch, 0);
     }
     template <int LINES>
     static __device__ __forceinline__ void load(unsigned char* tile, const AttentionTensor& tensor, int first, int rows,
@@ -98,7 +98,7 @@ struct Tile {
             const int row = i / CHUNKS, column = i % CHUNKS * 8, left = min(depth - column, 8);
             if (first + row >= rows || left <= 0) continue;
             const Vec<T, 8> v = *reinterpret_cast<const Vec<T, 8>*>(tile + chunk_offset<CHUNKS>(row, i % CHUNKS));
-            T* at = to + int64_t(first + row) * tensor.pitch + column;
+            T* at = to + place_at(first + row, tensor.pitch, column);
             if (tensor.is_aligned && left == 8) {
                 *reinterpret_cast<Vec<T, 8>*>(at) = v;
             } else {

@@ -1,6 +1,7 @@
 // Tiles of matrices in shared memory for mma: lines of 16-bit elements in chunks of 16 bytes. The chunks of a line are
 // exchanged by the line's number, so that the eight lines that ldmatrix reads at once lie in different banks.
 #pragma once
+#include "places.cuh"
 #include "storage.cuh"
 
 // Which of the two 16-bit types: mma has one instruction for each.
@@ -41,7 +42,7 @@ __device__ __forceinline__ void load_tile(unsigned char* tile, const T* matrix, 
         const int line = i / CHUNKS, chunk = i % CHUNKS;
         const int column = first_column + chunk * 8;
         const int left = first_line + line < num_lines ? min(max(num_columns - column, 0), 8) : 0;
-        const T* from = matrix + (left > 0 ? int64_t(first_line + line) * pitch + column : 0);
+        const T* from = matrix + (left > 0 ? place_at(first_line + line, pitch, column) : 0);
         unsigned char* to = tile + chunk_offset<CHUNKS>(line, chunk);
         if (is_aligned) {
             cp_async16(smem_u32(to), from, left * int(sizeof(T)));

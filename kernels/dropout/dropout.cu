@@ -4,6 +4,7 @@
 // block   256 threads; a thread has VECTOR neighbouring channels of one row
 // needs   rows * channels below 2^31; VECTOR > 1: channels, pitches and addresses are multiples of VECTOR elements
 // `to` is overwritten in its channels 0 .. channels - 1. The mask has the bits of src/ops/dropout (Dropout::keeps).
+#include "../common/places.cuh"
 #include "../common/storage.cuh"
 #include "params.cuh"
 
@@ -40,13 +41,13 @@ __device__ __forceinline__ void dropout(const DropoutParams& p) {
     const uint64_t feature = uint64_t(row) * p.channels + c;
     for (int clip = blockIdx.y; clip < p.n; clip += gridDim.y) {
         const uint64_t key = key_of(p, p.first_clip + clip);
-        const int64_t position = int64_t(clip) * p.rows + row;
+        const int64_t position = row_at(clip, p.rows, row);
         Vec<T, VECTOR> v =
-            *reinterpret_cast<const Vec<T, VECTOR>*>(reinterpret_cast<const T*>(p.from) + position * p.from_pitch + c);
+            *reinterpret_cast<const Vec<T, VECTOR>*>(reinterpret_cast<const T*>(p.from) + place_at(position, p.from_pitch, c));
 #pragma unroll
         for (int i = 0; i < VECTOR; i++)
             v.e[i] = from_f32<T>(to_f32(v.e[i]) * (keeps(key, feature + i, p.threshold) ? p.scale : 0.0f));
-        *reinterpret_cast<Vec<T, VECTOR>*>(reinterpret_cast<T*>(p.to) + position * p.to_pitch + c) = v;
+        *reinterpret_cast<Vec<T, VECTOR>*>(reinterpret_cast<T*>(p.to) + place_at(position, p.to_pitch, c)) = v;
     }
 }
 

@@ -6,11 +6,12 @@
 // grid    x: tiles of n, and one more column of blocks for grad_bias   y: tiles of m   z: splits of k
 // block   4 warps: 2 x 2 with TILE_M 64, 1 x 4 with TILE_M 16
 // shared  STAGES x (TILE_M + TILE_N) x TILE_K 16-bit elements, chunks of 16 bytes exchanged by line
-// needs   nothing; lines that are multiples of 16 bytes are copied by cp.async, others element by element
+// needs   sizes below 2^30; lines that are multiples of 16 bytes are copied by cp.async, others element by element
 // output and grad_bias are overwritten. Deterministic: the last block of a tile adds the splits' partial sums in their order.
 // With several splits the workspace holds partial sums, and tickets that are zero before and after.
 #include "../common/mma_tile.cuh"
 #include "../common/ticket.cuh"
+#include "mapping.cuh"
 #include "params.cuh"
 
 constexpr int THREADS = 128;
@@ -53,8 +54,8 @@ struct Linear {
 
     // The products of this block's split.
     static __device__ __forceinline__ void sum_products(const LinearParams& p, unsigned char* shared, Sums& sums) {
-        const int begin = int(blockIdx.z) * p.k_per_split, end = min(p.k, begin + p.k_per_split);
-        const int tiles = (end - begin + TILE_K - 1) / TILE_K;
+        const KRange range = k_range(p.k, p.k_per_split, int(blockIdx.z));
+        const int begin = range.begin, end = range.end, tiles = num_stages(range, TILE_K);
         for (int i = 0; i < STAGES - 1; i++) {
             if (i < tiles) load(p, shared + i * STAGE_BYTES, begin + i * TILE_K);
             cp_async_commit();
@@ -76,8 +77,8 @@ struct Linear {
     static __device__ __forceinline__ bool join_splits(const LinearParams& p, uint32_t* flag, Sums& sums) {
         const int splits = gridDim.z, tile = int(blockIdx.y) * p.n_tiles + int(blockIdx.x);
         constexpr int TILE = TILE_M * TILE_N;
-        float* partials = reinterpret_cast<float*>(p.partials) + int64_t(tile) * splits * TILE;
-        float* own = partials + int64_t(blockIdx.z) * TILE + threadIdx.x;
+        float* partials = reinterpret_cast<float*>(p.partials) + threadIdx.x;
+        float* own = partials + partial_at(tile, splits, int(blockIdx.z), TILE);
         float* flat = &sums[0][0][0];
 #pragma unroll
         for (int i = 0; i < MS * NS * 4; i++) own[i * THREADS] = flat[i];
@@ -85,7 +86,7 @@ struct Linear {
 #pragma unroll
         for (int i = 0; i < MS * NS * 4; i++) flat[i] = 0.0f;
         for (int split = 0; split < splits; split++) {
-            const float* from = partials + int64_t(split) * TILE + threadIdx.x;
+            const float* from = partials + partial_at(tile, splits, split, TILE);
 #pragma unroll
             for (int i = 0; i < MS * NS * 4; i++) flat[i] += from[i * THREADS];
         }
@@ -110,7 +111,7 @@ struct Linear {
             for (int i = 0; i < MS * 2; i++) {
                 const int row = first_row + i * 8;
                 if (row >= p.m) continue;
-                Out* to = reinterpret_cast<Out*>(p.output) + int64_t(row) * p.output_pitch + column;
+                Out* to = reinterpret_cast<Out*>(p.output) + place_at(row, p.output_pitch, column);
                 Vec<Out, 2> pair;
                 pair.e[0] = from_f32<Out>(sums[i / 2][n][i % 2 * 2] + of_first);
                 pair.e[1] = from_f32<Out>(sums[i / 2][n][i % 2 * 2 + 1] + of_second);
@@ -132,7 +133,7 @@ struct Linear {
         const T* from = reinterpret_cast<const T*>(p.a.address) + m;
         float sum = 0.0f;
         if (m < p.m)
-            for (int k = group; k < p.k; k += GROUPS) sum += to_f32(from[int64_t(k) * p.a.pitch]);
+            for (int k = group; k < p.k; k += GROUPS) sum += to_f32(from[place_at(k, p.a.pitch, 0)]);
         shared[threadIdx.x] = sum;
         __syncthreads();
         if (group != 0 || m >= p.m) return;

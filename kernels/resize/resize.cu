@@ -5,6 +5,7 @@
 // block   256 threads; a thread makes VECTOR neighbouring channels of one position
 // needs   w * channels and t * h of `to` below 2^31; VECTOR > 1: channels, pitches and addresses are multiples of VECTOR elements
 // `to` is overwritten in its channels 0 .. channels - 1. Sums are f32, in one fixed order: deterministic, no atomics.
+#include "../common/places.cuh"
 #include "../common/storage.cuh"
 #include "axis.cuh"
 #include "params.cuh"
@@ -29,10 +30,9 @@ __device__ __forceinline__ void sum_forward(float (&sums)[VECTOR], const ResizeP
         const float weight = (i & 4 ? pt.fraction : 1.0f - pt.fraction) * (i & 2 ? ph.fraction : 1.0f - ph.fraction) *
                              (i & 1 ? pw.fraction : 1.0f - pw.fraction);
         if (weight == 0.0f) continue;
-        const int64_t frame = int64_t(n) * p.t.size + (i & 4 ? pt.second : pt.first);
-        const int64_t row = frame * p.h.size + (i & 2 ? ph.second : ph.first);
-        const int64_t position = row * p.w.size + (i & 1 ? pw.second : pw.first);
-        add<T, VECTOR>(sums, reinterpret_cast<const T*>(p.from) + position * p.from_pitch + c, weight);
+        const int64_t position = position_at(n, p.t.size, i & 4 ? pt.second : pt.first, p.h.size,
+                                             i & 2 ? ph.second : ph.first, p.w.size, i & 1 ? pw.second : pw.first);
+        add<T, VECTOR>(sums, reinterpret_cast<const T*>(p.from) + place_at(position, p.from_pitch, c), weight);
     }
 }
 
@@ -49,8 +49,8 @@ __device__ __forceinline__ void sum_backward(float (&sums)[VECTOR], const Resize
             for (int ow = ws.begin; ow < ws.end; ow++) {
                 const float weight = wh * weight_of(p.w, ow, w);
                 if (weight == 0.0f) continue;
-                const int64_t position = ((int64_t(n) * p.t.resized + ot) * p.h.resized + oh) * p.w.resized + ow;
-                add<T, VECTOR>(sums, reinterpret_cast<const T*>(p.from) + position * p.from_pitch + c, weight);
+                const int64_t position = position_at(n, p.t.resized, ot, p.h.resized, oh, p.w.resized, ow);
+                add<T, VECTOR>(sums, reinterpret_cast<const T*>(p.from) + place_at(position, p.from_pitch, c), weight);
             }
         }
     }
@@ -75,8 +75,8 @@ __device__ __forceinline__ void resize(const ResizeParams& p) {
             Vec<T, VECTOR> result;
 #pragma unroll
             for (int i = 0; i < VECTOR; i++) result.e[i] = from_f32<T>(sums[i]);
-            const int64_t position = ((int64_t(n) * frames + t) * height + h) * width + w;
-            *reinterpret_cast<Vec<T, VECTOR>*>(reinterpret_cast<T*>(p.to) + position * p.to_pitch + c) = result;
+            const int64_t position = position_at(n, frames, t, height, h, width, w);
+            *reinterpret_cast<Vec<T, VECTOR>*>(reinterpret_cast<T*>(p.to) + place_at(position, p.to_pitch, c)) = result;
         }
     }
 }

@@ -13,27 +13,11 @@
 #include "../common/reduce.cuh"
 #include "../common/storage.cuh"
 #include "../common/ticket.cuh"
-#include "params.cuh"
+#include "mapping.cuh"
 
-constexpr int THREADS = 256;
-constexpr int VECTOR = 4;
-constexpr int ROUNDS = SGD_TILE / (THREADS * VECTOR);
+constexpr int THREADS = SGD_THREADS, VECTOR = SGD_VECTOR, ROUNDS = SGD_ROUNDS;
 
 // ---- a thread's elements ---------------------------------------------------------------------------------------------
-
-// The index of the first element of vector `round` of this thread; vectors of a tile lie at multiples of VECTOR.
-__device__ __forceinline__ uint64_t first_element(const SgdTask& task, int round) {
-    return task.begin / SGD_TILE * SGD_TILE + uint64_t(round * THREADS + int(threadIdx.x)) * VECTOR;
-}
-
-// Bit i: element i of the vector belongs to the task.
-__device__ __forceinline__ uint32_t own_elements(const SgdTask& task, uint64_t first) {
-    if (first >= task.begin && first + VECTOR <= task.begin + task.len) return 15u;
-    uint32_t own = 0;
-#pragma unroll
-    for (int i = 0; i < VECTOR; i++) own |= uint32_t(first + i >= task.begin && first + i < task.begin + task.len) << i;
-    return own;
-}
 
 // The vector's own elements; the others read as 0. They may lie outside of the array, or belong to another block.
 __device__ __forceinline__ Vec<float, VECTOR> load(uint64_t array, uint64_t first, uint32_t own) {
@@ -66,7 +50,7 @@ __device__ __forceinline__ float sum_of_squares(const SgdCheckParams& p, const S
     bool is_finite = true;
 #pragma unroll
     for (int round = 0; round < ROUNDS; round++) {
-        const uint64_t first = first_element(task, round);
+        const uint64_t first = first_element(task, round, int(threadIdx.x));
         const Vec<float, VECTOR> g = load(p.grads, first, own_elements(task, first));
 #pragma unroll
         for (int i = 0; i < VECTOR; i++) {
@@ -153,7 +137,7 @@ __device__ __forceinline__ void sgd_update(const SgdUpdateParams& p) {
     Vec<float, VECTOR> values[ROUNDS], grads[ROUNDS], momentum[ROUNDS];  // all loads before the first use
 #pragma unroll
     for (int round = 0; round < ROUNDS; round++) {
-        const uint64_t first = first_element(task, round);
+        const uint64_t first = first_element(task, round, int(threadIdx.x));
         const uint32_t own = own_elements(task, first);
         values[round] = load(p.params, first, own);
         grads[round] = load(p.grads, first, own);
@@ -161,7 +145,7 @@ __device__ __forceinline__ void sgd_update(const SgdUpdateParams& p) {
     }
 #pragma unroll
     for (int round = 0; round < ROUNDS; round++) {
-        const uint64_t first = first_element(task, round);
+        const uint64_t first = first_element(task, round, int(threadIdx.x));
         const uint32_t own = own_elements(task, first);
         if (own == 0) continue;
 #pragma unroll

@@ -8,6 +8,8 @@ use crate::error::{Error, Result};
 const THREADS: u32 = 256;
 /// Largest y of a grid.
 const MAX_CLIPS: usize = 65535;
+/// Positions of a clip: beyond the last tile of them the kernels still count in 32 bits.
+const MAX_ROWS: usize = 1 << 30;
 
 /// One of the three kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,9 +28,10 @@ pub(super) struct Plan {
 
 /// Plans a pass: heads are padded to 64, 128, 256 or 512 channels.
 pub(super) fn plan(pass: Pass, dtype: DType, sizes: &Sizes) -> Result<Plan> {
-    let limit = i32::MAX as usize;
-    if sizes.clips > MAX_CLIPS || sizes.queries > limit || sizes.keys > limit {
-        let message = format!("at most {MAX_CLIPS} clips of less than 2^31 positions, got {}", sizes.clips);
+    if sizes.clips > MAX_CLIPS || sizes.queries.max(sizes.keys) >= MAX_ROWS {
+        let Sizes { clips, queries, keys, .. } = sizes;
+        let message =
+            format!("at most {MAX_CLIPS} clips of less than 2^30 positions, got {clips} of {queries} and {keys}");
         return Err(Error::unsupported(sizes.op, message));
     }
     let depth = sizes.depth.next_power_of_two().max(64);

@@ -6,6 +6,9 @@ use crate::device::{DType, Slice, Stream, Tensor, launch};
 use crate::error::{Error, Result};
 use crate::ops::check;
 
+/// What the kernels' 32-bit arithmetic takes (k_range in kernels/linear/mapping.cuh).
+const MAX_SIZE: usize = 1 << 30;
+
 /// A matrix in memory, line after line.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a> {
@@ -52,9 +55,11 @@ pub(super) fn workspace_bytes(positions: usize, c_in: usize, c_out: usize) -> us
 
 pub(super) fn run(stream: &Stream, product: &Product<'_>, workspace: Option<&Slice>) -> Result<()> {
     let Product { op, sizes: [m, n, k], a, b, output, bias, grad_bias, .. } = *product;
-    let largest = [m, n, k, a.pitch, b.pitch, output.pitch, n.div_ceil(64) * m.div_ceil(16)];
-    if largest.iter().any(|size| *size > i32::MAX as usize) || m.div_ceil(64) > 65535 {
-        return Err(Error::unsupported(op, format!("a product of {m} x {n} x {k}: too large for one launch")));
+    let largest = [a.pitch, b.pitch, output.pitch, n.div_ceil(64) * m.div_ceil(16)];
+    let is_too_large = [m, n, k].iter().any(|size| *size >= MAX_SIZE) || m.div_ceil(64) > 65535;
+    if is_too_large || largest.iter().any(|size| *size > i32::MAX as usize) {
+        let message = format!("a product of {m} x {n} x {k}: too large for one launch");
+        return Err(Error::unsupported(op, message));
     }
     let plan = plan(product.direction, a.memory.dtype(), product.sizes, workspace.is_some(), grad_bias.is_some());
     if let Some(workspace) = workspace {
