@@ -14,6 +14,7 @@
 set -uo pipefail
 [ -z "${OUT:-}" ] || { mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd); }
 cd "$(dirname "$0")" || exit 1
+[ ! -f programs.tar.gz ] || { tar -xzf programs.tar.gz && rm programs.tar.gz; } || exit 1
 out=${OUT:-$PWD/results}
 mkdir -p "$out" || exit 1
 readonly MAX_BYTES=$((16 << 20)) LIMIT_S=${VCYCLE_STAGE_SECONDS:-470}
