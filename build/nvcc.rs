@@ -253,7 +253,8 @@ fn kernels(compiled: &Compiled) -> BTreeMap<String, Vec<String>> {
 
 /// Writes kernels.rs, which src/device/kernels.rs includes.
 fn write_table(out: &Path, compiled: &[Compiled]) {
-    let mut text = String::from("/// Fatbins, one a kernel file. A static, so that a program holds them once.\npub static FATBINS: &[&[u8]] = &[\n");
+    let mut text =
+        String::from("/// Fatbins, one a kernel file; a static is held once.\npub static FATBINS: &[&[u8]] = &[\n");
     for file in compiled {
         text += &format!("    include_bytes!({:?}),\n", file.fatbin);
     }

@@ -139,7 +139,7 @@ def instructions(cuobjdump, fatbin):
 def largest_shared(path):
     """kernel -> the largest dynamic shared memory of its launches in the file."""
     largest = {}
-    for match in re.finditer(r"launch \S+: (\w+), .* (\d+) bytes shared", pathlib.Path(path).read_text(errors="replace")):
+    for match in re.finditer(r"launch [^:]+: (\w+), grid .* (\d+) bytes shared", pathlib.Path(path).read_text(errors="replace")):
         largest[match[1]] = max(largest.get(match[1], 0), int(match[2]))
     return largest
 
