@@ -120,7 +120,8 @@ impl<'a> Job<'a> {
         request.method = autotune::method(self.name, self.stream, &request)?;
         let plan = plan::plan(self.name, &request)?;
         plan.print(&request);
-        let packed_at = plan.workspace_bytes.next_multiple_of(256);
+        // Behind the tickets also where this launch has none: others find them zero.
+        let packed_at = plan.workspace_bytes.max(TICKET_BYTES).next_multiple_of(256);
         let packed_bytes = pairs.map_or(0, |pairs| packed_at - plan.workspace_bytes + 2 * pairs.op.filter_len());
         let needed = plan.workspace_bytes + packed_bytes;
         if self.workspace.len_bytes() < needed {

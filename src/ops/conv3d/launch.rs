@@ -10,6 +10,7 @@ use super::plan::{self, OnLoad, Request};
 use super::{Conv3d, Direction, autotune};
 use crate::device::{DType, LaunchConfig, Slice, Stream, Tensor, launch};
 use crate::error::{Error, Result};
+use crate::ops::TICKET_BYTES;
 use crate::ops::batch_norm::params::{GradientTables, StatisticsTables};
 use crate::shape::ActivationShape;
 
@@ -319,7 +320,7 @@ pub(super) fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction
     let plain = loads.map(|load| [false, true].map(|is_aligned| bytes(op, op.output(), load, is_aligned)));
     let pairs = plan::pairs(op).filter(|_| direction == Direction::Forward).map_or(0, |pairs| {
         let bytes = bytes(&pairs.op, op.output(), OnLoad::Plain, true);
-        bytes.next_multiple_of(256) + 2 * pairs.op.filter_len()
+        bytes.max(TICKET_BYTES).next_multiple_of(256) + 2 * pairs.op.filter_len()
     });
     plain.into_iter().flatten().fold(pairs, usize::max)
 }
