@@ -46,6 +46,7 @@ pub fn bench(c: &mut Criterion) {
             }),
             grad_output: &g,
             grad_table: Some(GradTable { table: &table, y: &y, splits: 1, store_dy: None }),
+            pool: None,
         };
         let dw = floats(op.filter_len());
         let bytes = conv3d::workspace_bytes(&stream, &op, Direction::GradFilter);

@@ -12,6 +12,8 @@
 // input, and each tap of t reads the gradient's rows so many frames before. So the columns are those of h and w alone, and each
 // fragment of the input is multiplied with all of them.
 // With grad_bias a column of ones is added, whose sums are the bias' gradient.
+// Kernels named `pool` are for a convolution whose batch norm and ReLU a max pool follows: grad_output is the pool's, and g is gathered
+// from the windows on load. It is in memory nowhere.
 //
 // grid   x: tap blocks x slabs x blocks of output channels x groups   y: parts        block: warps_m x warps_n x warps_k warps
 // shared two constant chunks, places of rows and box pixels, factors of the prologues, STAGES stages: [input box][second
@@ -37,6 +39,7 @@ struct Block {
     BoxPlace* rows;      // [p.grad_box_rows] coordinates of the gradient's rows
     int32_t* row_pixel;  // [p.rows] the pixel that a row reads with the block's lowest tap
     BoxPlace* box;       // [num_pixels]
+    BoxPlace* windows;   // [p.pool.box_rows]
     float *input_factors, *grad_factors;
     unsigned char* stages;
     BlockTile tile;
@@ -44,7 +47,7 @@ struct Block {
     int box_h, box_w, num_pixels;
 };
 
-template <class T>
+template <class T, bool POOLED>
 __device__ __forceinline__ Block set_up(const GradFilterParams& p, unsigned char* shared) {
     Block b;
     b.shared = shared;
@@ -75,6 +78,10 @@ __device__ __forceinline__ Block set_up(const GradFilterParams& p, unsigned char
     }
     for (int i = thread; i < b.num_pixels; i += threads)
         b.box[i] = box_place(i, b.box_h, b.box_w, p.t.box_step, p.h.box_step, p.w.box_step);
+    b.windows = reinterpret_cast<BoxPlace*>(shared + p.pool.places_offset);
+    if (POOLED)
+        for (int i = thread; i < p.pool.box_rows; i += threads)
+            b.windows[i] = box_place(i, p.pool.box_h, p.pool.box_w, 1, 1, 1);
     return b;
 }
 
@@ -108,6 +115,7 @@ struct Arrival {
     int32_t split;
 };
 
+template <bool POOLED>
 __device__ __forceinline__ Arrival copy_tile(const GradFilterParams& p, const Block& b, const Share& input, const Share& grad,
                                             int index, unsigned char* stage) {
     const Tile tile = tile_of(index, p.t, p.h, p.w);
@@ -131,11 +139,20 @@ __device__ __forceinline__ Arrival copy_tile(const GradFilterParams& p, const Bl
     if (p.has_pixel_pairs) copy_pixel_pairs(input, b.box, b.num_pixels, in, stage);
     else arrival.input_rows = copy_rows(input, b.box, b.num_pixels, in, stage);
     arrival.grad_rows = copy_rows(grad, b.rows, p.grad_box_rows, out, stage);
+    if (POOLED) {
+        out.position = tile.outer * position_in_outer(p.grad_t, 0, 0, p.pool.size_h, p.pool.size_w);
+        out.h = first_window(tile.h, p.pool.kernel_h, p.pool.stride_h, p.pool.padding_h);
+        out.w = first_window(tile.w, p.pool.kernel_w, p.pool.stride_w, p.pool.padding_w);
+        out.size_h = p.pool.size_h;
+        out.size_w = p.pool.size_w;
+        copy_windows(p, grad, b.windows, out, stage);
+    }
     return arrival;
 }
 
 // Brings the factors of a tile's split to shared memory, where `split` is the one whose factors lie there. Between two calls is a
 // __syncthreads: nobody reads the old ones any more.
+template <bool POOLED>
 __device__ __forceinline__ void stage_tile_factors(const GradFilterParams& p, const Block& b, const Arrival& arrival, int& split) {
     if (arrival.split == split || (!p.input_prologue.table && !p.grad_prologue.table)) return;
     split = arrival.split;
@@ -144,15 +161,18 @@ __device__ __forceinline__ void stage_tile_factors(const GradFilterParams& p, co
         stage_factors(b.input_factors, p.input_prologue, split, t.group * p.c_in, t.slab_chunk, p.c_in, p.slab_chunks);
     if (p.grad_prologue.table)
         stage_factors(b.grad_factors, p.grad_prologue, split, t.group * p.c_out, t.out_chunk, p.c_out, p.out_chunks);
+    if (POOLED) stage_mask(b.grad_factors + 24 * p.out_chunks, p, split, t.out_chunk);
     __syncthreads();
 }
 
-template <class T>
-__device__ __forceinline__ void transform_tile(const GradFilterParams& p, const Block& b, const Share& input,
-                                               const Share& grad, const Arrival& arrival, unsigned char* stage) {
+template <class T, bool POOLED>
+__device__ __forceinline__ void transform_tile(const GradFilterParams& p, const Block& b, const Share& input, const Share& grad,
+                                               const Arrival& arrival, int index, unsigned char* stage) {
     if (p.input_prologue.table)
         transform_rows<T>(input, b.input_factors, p.slab_chunks, arrival.input_rows, p.input_prologue.has_relu, stage);
-    if (p.grad_prologue.table)
+    if (POOLED)
+        transform_pooled_rows<T>(p, grad, b.rows, b.grad_factors, arrival.grad_rows, tile_of(index, p.t, p.h, p.w), stage);
+    else if (p.grad_prologue.table)
         transform_rows<T>(grad, b.grad_factors, p.out_chunks, arrival.grad_rows, p.grad_prologue.has_relu, stage);
 }
 
@@ -245,11 +265,13 @@ __device__ __forceinline__ void store(const GradFilterParams& p, const Block& b,
 
 // ---- kernel ----------------------------------------------------------------------------------------------------------
 
-template <class T, int UNITS, int OCTETS>
+template <class T, int UNITS, int OCTETS, bool POOLED>
 __device__ __forceinline__ void grad_filter(const GradFilterParams& p) {
+    // A thread's own copies have come when it transforms them. Windows are copied for others: they have to come a barrier earlier.
+    constexpr int IN_FLIGHT = POOLED ? STAGES - 3 : STAGES - 2;
     constexpr bool IS_BF16 = sizeof(T) == 2 && !std::is_same<T, __half>::value;
     DYN_SMEM(unsigned char, shared);
-    const Block b = set_up<T>(p, shared);
+    const Block b = set_up<T, POOLED>(p, shared);
     const int warp = threadIdx.x / 32, warps_mn = p.warps_m * p.warps_n;
     const int warp_k = warp / warps_mn, warp_mn = warp - warp_k * warps_mn;
     const int warp_m = warp_mn / p.warps_n, warp_n = warp_mn - warp_m * p.warps_n;
@@ -259,8 +281,9 @@ __device__ __forceinline__ void grad_filter(const GradFilterParams& p) {
                            p.has_pixel_pairs ? 8 : p.c_in, p.slab_chunks, p.input_granule, p.input_rows);
     input.first_offset = 0;
     input.second_offset = p.second_input_offset;
-    Share grad = share_of(p.grad_output, p.grad_pitch, p.grad_prologue, out_base, b.tile.out_chunk, p.c_out, p.out_chunks,
-                          p.grad_granule, p.grad_rows);
+    Share grad = share_of(POOLED ? p.grad_prologue.second : p.grad_output, POOLED ? p.grad_prologue.second_pitch : p.grad_pitch,
+                          p.grad_prologue, out_base, b.tile.out_chunk, p.c_out, p.out_chunks, p.grad_granule, p.grad_rows);
+    if (POOLED) grad.second = 0;
     grad.first_offset = p.grad_offset;
     grad.second_offset = p.second_grad_offset;
 
@@ -279,13 +302,13 @@ __device__ __forceinline__ void grad_filter(const GradFilterParams& p) {
     Arrival arrivals[STAGES - 1] = {};
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
-        if (first_tile + s < end_tile) arrivals[s] = copy_tile(p, b, input, grad, first_tile + s, b.stages + s * p.stage_bytes);
+        if (first_tile + s < end_tile) arrivals[s] = copy_tile<POOLED>(p, b, input, grad, first_tile + s, b.stages + s * p.stage_bytes);
         cp_async_commit();
     }
     int split = -1, stage = 0;
-    cp_async_wait<STAGES - 2>();
-    stage_tile_factors(p, b, arrivals[0], split);
-    transform_tile<T>(p, b, input, grad, arrivals[0], b.stages);
+    cp_async_wait<IN_FLIGHT>();
+    stage_tile_factors<POOLED>(p, b, arrivals[0], split);
+    transform_tile<T, POOLED>(p, b, input, grad, arrivals[0], first_tile, b.stages);
     __syncthreads();
 
     // While a tile is multiplied the next one is transformed, half of the warps doing the one first, half the other.
@@ -295,20 +318,20 @@ __device__ __forceinline__ void grad_filter(const GradFilterParams& p) {
         if (tile + STAGES - 1 < end_tile) {
             // The stage before this one: all have multiplied it.
             const int free = stage == 0 ? STAGES - 1 : stage - 1;
-            arrivals[STAGES - 2] = copy_tile(p, b, input, grad, tile + STAGES - 1, b.stages + free * p.stage_bytes);
+            arrivals[STAGES - 2] = copy_tile<POOLED>(p, b, input, grad, tile + STAGES - 1, b.stages + free * p.stage_bytes);
         }
         cp_async_commit();
-        cp_async_wait<STAGES - 2>();
+        cp_async_wait<IN_FLIGHT>();
         const bool has_next = tile + 1 < end_tile;
         const int next = stage == STAGES - 1 ? 0 : stage + 1;
-        if (has_next) stage_tile_factors(p, b, arrivals[0], split);
+        if (has_next) stage_tile_factors<POOLED>(p, b, arrivals[0], split);
         const uint32_t at = smem_u32(b.stages) + stage * p.stage_bytes;
 #pragma unroll 1
         for (int turn = 0; turn < 2; turn++) {
             if (turn == warp % 2)
                 multiply<IS_BF16, UNITS, OCTETS>(p, b, columns, warp_k, at, at + p.grad_offset, sums);
             else if (has_next)
-                transform_tile<T>(p, b, input, grad, arrivals[0], b.stages + next * p.stage_bytes);
+                transform_tile<T, POOLED>(p, b, input, grad, arrivals[0], tile + 1, b.stages + next * p.stage_bytes);
             __syncwarp();
         }
         __syncthreads();
@@ -347,18 +370,20 @@ __device__ __forceinline__ void grad_filter_sum(const GradFilterParams& p) {
 
 // ---- variants --------------------------------------------------------------------------------------------------------
 
-#define GRAD_FILTER_VARIANT(name, T, UNITS, OCTETS)                                                                     \
+#define GRAD_FILTER_VARIANT(name, T, UNITS, OCTETS, POOLED)                                                         \
     extern "C" __global__ void __launch_bounds__(32 * MAX_WARPS) name(const __grid_constant__ GradFilterParams p) { \
-        grad_filter<T, UNITS, OCTETS>(p);                                                                               \
-    }                                                                                                                   \
+        grad_filter<T, UNITS, OCTETS, POOLED>(p);                                                                   \
+    }                                                                                                               \
     SIMT_EXPORT(name)
 
-GRAD_FILTER_VARIANT(conv3d_grad_filter_mma64x64_bf16, __nv_bfloat16, 4, 8)
-GRAD_FILTER_VARIANT(conv3d_grad_filter_mma64x64_f16, __half, 4, 8)
-GRAD_FILTER_VARIANT(conv3d_grad_filter_mma64x32_bf16, __nv_bfloat16, 4, 4)
-GRAD_FILTER_VARIANT(conv3d_grad_filter_mma64x32_f16, __half, 4, 4)
-GRAD_FILTER_VARIANT(conv3d_grad_filter_mma144x16_bf16, __nv_bfloat16, 9, 2)
-GRAD_FILTER_VARIANT(conv3d_grad_filter_mma144x16_f16, __half, 9, 2)
+GRAD_FILTER_VARIANT(conv3d_grad_filter_mma64x64_bf16, __nv_bfloat16, 4, 8, false)
+GRAD_FILTER_VARIANT(conv3d_grad_filter_mma64x64_f16, __half, 4, 8, false)
+GRAD_FILTER_VARIANT(conv3d_grad_filter_mma64x32_bf16, __nv_bfloat16, 4, 4, false)
+GRAD_FILTER_VARIANT(conv3d_grad_filter_mma64x32_f16, __half, 4, 4, false)
+GRAD_FILTER_VARIANT(conv3d_grad_filter_mma144x16_bf16, __nv_bfloat16, 9, 2, false)
+GRAD_FILTER_VARIANT(conv3d_grad_filter_mma144x16_f16, __half, 9, 2, false)
+GRAD_FILTER_VARIANT(conv3d_grad_filter_pool_mma64x64_bf16, __nv_bfloat16, 4, 8, true)
+GRAD_FILTER_VARIANT(conv3d_grad_filter_pool_mma64x64_f16, __half, 4, 8, true)
 
 extern "C" __global__ void __launch_bounds__(32 * SUM_WARPS)
     conv3d_grad_filter_sum_f32(const __grid_constant__ GradFilterParams p) {

@@ -64,6 +64,15 @@ HOST_DEVICE uint64_t byte_of_position(int32_t position, int32_t pitch) {
     return uint64_t(uint32_t(position)) * uint32_t(pitch) * 2;
 }
 
+// ---- windows of a pool behind the output --------------------------------------------------------------------------------
+
+// The first window that holds a position of an axis, and the last, which the caller limits to the axis.
+HOST_DEVICE int32_t first_window(int32_t position, int32_t kernel, int32_t stride, int32_t padding) {
+    const int32_t above = position + padding - kernel + stride;
+    return above < 0 ? 0 : above / stride;
+}
+HOST_DEVICE int32_t last_window(int32_t position, int32_t stride, int32_t padding) { return (position + padding) / stride; }
+
 // ---- taps --------------------------------------------------------------------------------------------------------------
 
 // The smallest box that holds taps first .. first + count - 1 in (t, h, w) order, bounds inclusive.

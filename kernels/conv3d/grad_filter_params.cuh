@@ -3,6 +3,19 @@
 #include "grad_filter_mapping.cuh"
 #include "params.cuh"
 
+// The gradient of a max pool over (h, w) that follows the batch norm and its ReLU: kernels named `pool` gather each position's
+// gradient from the windows that it won.
+struct GradPoolParams {
+    uint64_t indices;      // u8 [n][to][size_h][size_w][c_out]: the window's winning position
+    uint64_t scale_shift;  // f32 [splits][2][c_out]: the ReLU was open where scale y + shift is positive
+    int32_t size_h, size_w;  // of the pool's output
+    int32_t kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w;
+    int32_t box_h, box_w, box_rows;           // windows that hold a tile's rows: [frames][box_h][box_w]
+    int32_t places_offset;                    // in shared memory
+    int32_t gradient_offset, indices_offset;  // in a stage: [box_rows][out_chunks] of 16 and of 8 bytes
+};
+static_assert(sizeof(GradPoolParams) == 72, "mirrored in Rust");
+
 struct GradFilterParams {
     uint64_t input, grad_output;       // 16-bit activations
     uint64_t grad_filter;              // f32 [c_out][taps][c_in], all groups one after the other
@@ -31,5 +44,6 @@ struct GradFilterParams {
     int32_t second_input_offset, grad_offset, second_grad_offset, stage_bytes;  // in a stage
     int32_t num_blocks;                   // blocks in x of the launch that makes the parts
     int32_t warps_per_sum;                // warps that share the parts of one fragment
+    GradPoolParams pool;
 };
-static_assert(sizeof(GradFilterParams) == 472, "mirrored in Rust");
+static_assert(sizeof(GradFilterParams) == 544, "mirrored in Rust");

@@ -6,7 +6,7 @@
 //               gradient of batch norm dy = A g + B y + C.
 // A ReLU lets a NaN pass.
 #pragma once
-#include "../common/storage.cuh"
+#include "../common/vector_io.cuh"
 #include "params.cuh"
 
 enum Prologue { PLAIN = 0, AFFINE = 1, JOIN = 2 };  // none; relu(s x + b); two tensors
@@ -52,8 +52,6 @@ __device__ __forceinline__ void load_factors(JoinChunk& to, const PrologueParams
 #pragma unroll
     for (int i = 0; i < 8; i++) to.shift[i] += shift[i];
 }
-
-__device__ __forceinline__ float relu(float v) { return v < 0.0f ? 0.0f : v; }
 
 template <class T>
 __device__ __forceinline__ Vec<T, 8> transformed(const Vec<T, 8>& x, const AffineChunk& f) {

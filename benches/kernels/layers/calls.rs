@@ -159,7 +159,7 @@ impl<'a> Work<'a> {
             Direction::GradFilter => {
                 let (prologue, grad_table) = (self.prologue(&form), self.grad_table(&form));
                 let (input, grad_output) = (&self.x, &self.grad_output);
-                let from = GradFilterSources { input, prologue, grad_output, grad_table };
+                let from = GradFilterSources { input, prologue, grad_output, grad_table, pool: None };
                 let grad_bias = form.bias.then_some(&self.new_bias);
                 conv3d::grad_filter_fused(stream, op, &from, &self.grad_filter, grad_bias, workspace)
             }

@@ -94,6 +94,24 @@ void check_rows(const Counter& counter) {
     }
 }
 
+// The windows of a pool that hold a position, by asking all.
+void check_windows(const Counter& counter) {
+    for (int kernel = 1; kernel < 5; kernel++) {
+        for (int stride = 1; stride < 5; stride++) {
+            for (int padding = 0; padding <= kernel / 2; padding++) {
+                for (int position = 0; position < 12; position++) {
+                    const int first = first_window(position, kernel, stride, padding);
+                    const int last = last_window(position, stride, padding);
+                    for (int window = 0; window < 16; window++) {
+                        const int tap = position + padding - window * stride;
+                        CHECK((tap >= 0 && tap < kernel) == (window >= first && window <= last));
+                    }
+                }
+            }
+        }
+    }
+}
+
 void check_large_offsets(const Counter& counter) {
     // 23,000 frames of 300 x 300: 2.07e9 positions, with a pitch of 2048 some 8e12 bytes.
     const int32_t last = position_in_outer(22999, 299, 299, 300, 300);
@@ -111,6 +129,7 @@ extern "C" __global__ void grad_filter_mapping(uint64_t output) {
     check_taps(counter);
     check_box(counter);
     check_rows(counter);
+    check_windows(counter);
     check_large_offsets(counter);
 }
 SIMT_EXPORT(grad_filter_mapping)

@@ -9,7 +9,8 @@ use crate::model::plan::fused::{FusedOp, Load, LoadGrad, NormGrad, NormStatistic
 use crate::model::plan::{Mode, TensorId};
 use crate::ops::batch_norm::{self, BatchNorm, GradTables, Tables};
 use crate::ops::conv3d::{
-    self, Epilogue, Evaluation, GradEpilogue, GradFilterSources, GradNorm, GradTable, Join, Mask, Prologue, Statistics,
+    self, Epilogue, Evaluation, GradEpilogue, GradFilterSources, GradNorm, GradPool, GradTable, Join, Mask, Prologue,
+    Statistics,
 };
 use crate::ops::pool3d::{self, NormBefore};
 use crate::shape::ActivationShape;
@@ -45,12 +46,17 @@ impl<'a> Run<'a> {
                 let input = &x[input.tensor];
                 conv3d::forward_fused(s, op, input, prologue.as_ref(), filter, &epilogue, &x[output], workspace)
             }
-            FusedOp::ConvGradFilter { ref op, filter, bias, ref input, ref grad_output } => {
+            FusedOp::ConvGradFilter { ref op, filter, bias, ref input, ref grad_output, pool } => {
                 let from = GradFilterSources {
                     input: &x[input.tensor],
                     prologue: self.prologue(input),
                     grad_output: &x[grad_output.g],
                     grad_table: self.grad_table(grad_output, None),
+                    pool: pool.map(|pool| GradPool {
+                        op: pool.op,
+                        indices: x[pool.indices].memory(),
+                        scale_shift: x[pool.scale_shift].memory(),
+                    }),
                 };
                 let grads = &self.network.arrays.grad;
                 conv3d::grad_filter_fused(s, op, &from, &grads[filter], bias.map(|b| &grads[b]), workspace)
@@ -88,7 +94,7 @@ impl<'a> Run<'a> {
             FusedOp::PoolGradNorm { ref op, grad_output, indices, scale_shift, ref norm, grad_input } => {
                 let (scale_shift, tables) = (x[scale_shift].memory(), self.grad_tables(norm));
                 let before = NormBefore { splits: self.splits, y: &x[norm.y], scale_shift, tables };
-                let (indices, to) = (x[indices].memory(), Some(&x[grad_input]));
+                let (indices, to) = (x[indices].memory(), grad_input.map(|g| &x[g]));
                 pool3d::grad_norm(s, op, &x[grad_output], indices, &before, to, workspace)
             }
         }

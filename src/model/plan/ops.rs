@@ -13,6 +13,8 @@ use crate::ops::pool3d::Pool3d;
 /// One op of a step, its tensors and parameters by index.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)] // The fields are the arguments of the op of the same name.
+// A plan has some hundreds of them.
+#[allow(clippy::large_enum_variant)]
 pub enum StepOp {
     /// `conv3d::forward`.
     Conv { op: Conv3d, filter: ParamId, bias: Option<ParamId>, input: TensorId, output: TensorId },

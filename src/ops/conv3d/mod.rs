@@ -17,7 +17,7 @@ mod plan;
 pub mod reference;
 
 pub use fused::{Epilogue, Evaluation, GradEpilogue, GradNorm, GradTable, Join, Mask, Prologue, Running, Statistics};
-pub use grad_filter::GradFilterSources;
+pub use grad_filter::{GradFilterSources, GradPool};
 #[doc(hidden)]
 pub use grad_filter::{Limits as GradFilterLimits, with_grad_filter_limits};
 #[doc(hidden)]
@@ -26,6 +26,7 @@ pub use method::{Method, with_method};
 use crate::device::cpu::Isa;
 use crate::device::{Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
+use crate::ops::pool3d::Pool3d;
 use crate::shape::ActivationShape;
 
 /// What is convolved: sizes in the order (t, h, w).
@@ -115,6 +116,12 @@ pub fn workspace_bytes_fused(stream: &Stream, op: &Conv3d, direction: Direction,
 /// normalised on load.
 pub fn prefers_stored_grad(stream: &Stream, op: &Conv3d, splits: usize, has_prologue: bool) -> bool {
     grad_filter::prefers_stored_grad(stream.device(), op, splits, has_prologue)
+}
+
+/// Whether [`grad_filter_fused`] can gather the gradient of `op`'s output through `pool`, which follows its batch norm and ReLU: see
+/// [`GradPool`]. Gradients need pitches of a multiple of 8 channels then.
+pub fn gathers_through(op: &Conv3d, pool: &Pool3d) -> bool {
+    grad_filter::gathers_through(op, pool)
 }
 
 /// `output = conv(input, filter) + bias`. `bias` holds `c_out` elements, `workspace` is f32 or u8 memory of at least
@@ -281,7 +288,7 @@ pub fn grad_filter(
     grad_bias: Option<&Slice>,
     workspace: &Slice,
 ) -> Result<()> {
-    let from = GradFilterSources { input, prologue: None, grad_output, grad_table: None };
+    let from = GradFilterSources { input, prologue: None, grad_output, grad_table: None, pool: None };
     grad_filter_fused(stream, op, &from, grad_filter, grad_bias, workspace)
 }
 

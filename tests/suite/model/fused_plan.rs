@@ -115,7 +115,8 @@ impl Reader<'_> {
                 format!("sums of {}, {}; {}", self.name(*grad_output), self.mask(*mask), self.norms(&[*norm]))
             }
             FusedOp::PoolGradNorm { norm, grad_input, .. } => {
-                format!("{} <- pool; {}", self.name(*grad_input), self.norms(&[*norm]))
+                let to = grad_input.map_or("nothing", |g| self.name(g));
+                format!("{to} <- pool; {}", self.norms(&[*norm]))
             }
             FusedOp::ConvGradFilter { .. } | FusedOp::Gradient { .. } => return None,
         })
@@ -329,4 +330,24 @@ fn gradients_are_stored_where_that_saves_time() {
     for name in ["s2.pathway0_res1.branch2.c", "s2.pathway1_res1.branch2.b"] {
         assert!(formed.contains(&name), "{name} is among {stored:?}");
     }
+}
+
+/// The gradients at the stems' full resolution are nowhere in memory, where channels come in eights.
+#[test]
+fn stems_gather_their_gradients_through_the_pool() {
+    let config = ModelConfig::new(Arch::SlowFast, 50, 400);
+    let (_, plan) = plan(&config, StepShape::square(8, 32, 224, 1), Mode::Train, FUSED);
+    let fused = plan.ops().filter_map(|op| if let StepOp::Fused(op) = op { Some(op) } else { None });
+    let (mut gathered, mut stored) = (0, 0);
+    for op in fused {
+        match op {
+            FusedOp::ConvGradFilter { pool: Some(pool), grad_output, .. } => {
+                assert_eq!(plan.tensors[grad_output.g].shape, pool.op.output());
+                gathered += 1;
+            }
+            FusedOp::PoolGradNorm { grad_input, .. } => stored += usize::from(grad_input.is_some()),
+            _ => {}
+        }
+    }
+    assert_eq!((gathered, stored), (2, 0));
 }

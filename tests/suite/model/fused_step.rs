@@ -210,6 +210,9 @@ fn check_step_of(device: &Device, config: &ModelConfig, most_median: f64) {
         plan.ops().filter(|op| is(op)).count()
     };
     assert!(of_grad_input(true) > 0 && of_grad_input(false) > 0, "{arch:?}: both ways must be tested");
+    let plan = network.plan(Mode::Train, SHAPE).expect("plan");
+    let gathers = |op: &StepOp| matches!(op, StepOp::Fused(FusedOp::ConvGradFilter { pool: Some(_), .. }));
+    assert_eq!(plan.ops().filter(|op| gathers(op)).count(), 1, "{arch:?}: stems with channels in eights");
     let losses = network.forward_backward(SHAPE, &LABELS, 0).expect("step");
     let logits = network.train_logits(SHAPE).expect("logits");
     let gradients = network.gradients().expect("gradients");

@@ -243,8 +243,18 @@ impl<'a> Reference<'a> {
                 }
             }
             FusedOp::Statistics { input, ref statistics } => self.statistics(input, statistics),
-            FusedOp::ConvGradFilter { ref op, filter, bias, ref input, ref grad_output } => {
-                let (x, dy) = (self.load(input, false), self.load_grad(grad_output));
+            FusedOp::ConvGradFilter { ref op, filter, bias, ref input, ref grad_output, pool } => {
+                let x = self.load(input, false);
+                let dy = match (pool, grad_output.norm) {
+                    (Some(pool), Some((table, y))) => {
+                        let (g, zeros) = (self.read(grad_output.g), vec![0.0; pool.op.input.num_elements()]);
+                        let dx = pool3d::reference::grad_input(&pool.op, exact, &g, &self.indices[pool.indices], zeros);
+                        let g = self.masked(&dx, None, PlannedMask::Recomputed(pool.scale_shift, y), y);
+                        let (y, table) = (self.read(y), self.read(table));
+                        fused::grad_of_table(pool.op.input, self.splits(), self.rounding(), &g, &y, &table)
+                    }
+                    _ => self.load_grad(grad_output),
+                };
                 self.grad_filter(op, filter, bias, &x, &dy);
             }
             FusedOp::ConvGradInput { ref op, filter, ref grad_output, store_dy, ref store, grad_input } => {
@@ -278,8 +288,9 @@ impl<'a> Reference<'a> {
             FusedOp::PoolGradNorm { ref op, grad_output, indices, scale_shift, ref norm, grad_input } => {
                 let (g, zeros) = (self.read(grad_output), vec![0.0; op.input.num_elements()]);
                 let dx = pool3d::reference::grad_input(op, exact, &g, &self.indices[indices], zeros);
-                self.store_masked(&dx, None, PlannedMask::Recomputed(scale_shift, norm.y), grad_input);
-                self.sums(&self.read(grad_input), norm);
+                let g = self.masked(&dx, None, PlannedMask::Recomputed(scale_shift, norm.y), norm.y);
+                grad_input.into_iter().for_each(|to| self.write(to, &g, exact));
+                self.sums(&g, norm);
             }
         }
     }

@@ -4,13 +4,14 @@
 //! the sums of the batch norms before it. The end of a block hands its masked gradient on to the shortcut, in the same memory.
 //!
 //! The gradient behind a batch norm is formed on load, by grad_input and by grad_filter; where the latter would do so several times,
-//! grad_input stores it.
+//! grad_input stores it. A stem gathers its own through the max pool behind it: it is in memory nowhere.
 
-use super::{Done, FusedOp, FusedPlanner, Load, LoadGrad, NormGrad, PlannedMask, StoreGrad};
+use super::{Done, FusedOp, FusedPlanner, GatherPool, Load, LoadGrad, NormGrad, PlannedMask, StoreGrad};
 use crate::error::Result;
 use crate::model::layers::{Layer, LayerOp, NormId, ValueId};
-use crate::model::plan::{StepOp, TensorId};
+use crate::model::plan::{Place, StepOp, TensorId};
 use crate::ops::conv3d::{self, Conv3d};
+use crate::ops::pool3d::Pool3d;
 
 impl FusedPlanner<'_> {
     /// Plans the backward pass, after `forward`.
@@ -31,7 +32,8 @@ impl FusedPlanner<'_> {
                 let has_grad_input = x >= self.base.model.num_pathways();
                 let store_dy = has_grad_input.then(|| self.stored_grad(&op, &input, &grad_output)).flatten();
                 if store_dy.is_none() {
-                    self.push_back(FusedOp::ConvGradFilter { op, filter, bias, input, grad_output });
+                    let pool = self.norm_of(y).and_then(|norm| self.norms[norm]?.pool).map(|(pool, _)| pool);
+                    self.push_back(FusedOp::ConvGradFilter { op, filter, bias, input, grad_output, pool });
                 }
                 if has_grad_input {
                     let (grad_input, store) = self.grad_to_write(x)?;
@@ -39,7 +41,7 @@ impl FusedPlanner<'_> {
                 }
                 if let Some(g) = store_dy {
                     let grad_output = LoadGrad { g, norm: None };
-                    self.push_back(FusedOp::ConvGradFilter { op, filter, bias, input, grad_output });
+                    self.push_back(FusedOp::ConvGradFilter { op, filter, bias, input, grad_output, pool: None });
                 }
             }
             LayerOp::BatchNorm { .. } => {
@@ -86,6 +88,11 @@ impl FusedPlanner<'_> {
             (mask, &norms[..], indices, accumulate)
         {
             let norm = *norm;
+            let gathers = self.gathers_through(x, &op, grad_output);
+            if let (true, Some(tensors)) = (gathers, &mut self.norms[norm.norm]) {
+                tensors.pool = Some((GatherPool { op, indices, scale_shift }, grad_output));
+            }
+            let grad_input = (!gathers).then_some(grad_input);
             self.push_back(FusedOp::PoolGradNorm { op, grad_output, indices, scale_shift, norm, grad_input });
             return Ok(());
         }
@@ -105,6 +112,29 @@ impl FusedPlanner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the convolution before the batch norm `x` reads the gradient behind `pool`: one whose input needs none itself, a stem.
+    fn gathers_through(&self, x: ValueId, pool: &Pool3d, grad_output: TensorId) -> bool {
+        let conv = self.maker(x).and_then(|norm| self.maker(norm.inputs[0]));
+        let is_stem = |layer: &&Layer| {
+            matches!(layer.op, LayerOp::Conv { .. }) && layer.inputs[0] < self.base.model.num_pathways()
+        };
+        let has_chunks = match self.base.plan.tensors[grad_output].place {
+            Place::Arena { offset_c, pitch_c, .. } => offset_c.is_multiple_of(8) && pitch_c.is_multiple_of(8),
+            Place::Input(_) => false,
+        };
+        let is_alone = self.base.num_readers[x] == 1;
+        let stem = conv.filter(is_stem).map(|layer| self.base.conv_op(layer));
+        is_alone && has_chunks && stem.is_some_and(|op| conv3d::gathers_through(&op, pool))
+    }
+
+    /// The batch norm that reads `y`.
+    fn norm_of(&self, y: ValueId) -> Option<NormId> {
+        match self.base.model.layers[self.norm_of[y]?].op {
+            LayerOp::BatchNorm { norm, .. } => Some(norm),
+            _ => None,
+        }
     }
 
     /// A tensor for the gradient of a convolution's output, where it is better stored than formed by both of its readers.
@@ -140,8 +170,9 @@ impl FusedPlanner<'_> {
         if let Some(grad) = self.norms[norm].and_then(|tensors| tensors.grad) {
             return Ok(LoadGrad { g: grad, norm: None });
         }
+        let pooled = self.norms[norm].and_then(|tensors| tensors.pool).map(|(_, grad)| grad);
         match self.norms[norm].and_then(|tensors| Some((tensors.grad_table?, tensors.y))) {
-            Some(norm) => Ok(LoadGrad { g: self.base.grad(end), norm: Some(norm) }),
+            Some(norm) => Ok(LoadGrad { g: pooled.unwrap_or_else(|| self.base.grad(end)), norm: Some(norm) }),
             None => self.unsupported(y, "derive"),
         }
     }

@@ -126,7 +126,7 @@ impl FusedPlanner<'_> {
         self.base.check_variance(layer, &op)?;
         let stats = self.table(format!("{} statistics", layer.name), splits * 3 * shape.c);
         let scale_shift = self.table(format!("{} scale and shift", layer.name), splits * 2 * shape.c);
-        self.norms[norm] = Some(NormTensors { y, stats, scale_shift, grad_table: None, grad: None });
+        self.norms[norm] = Some(NormTensors { y, stats, scale_shift, grad_table: None, grad: None, pool: None });
         Ok(NormStatistics { op, norm, stats, scale_shift })
     }
 

@@ -17,7 +17,7 @@ mod backward;
 mod forward;
 mod ops;
 
-pub use ops::{FusedOp, Load, LoadGrad, LoadJoin, NormGrad, NormStatistics, PlannedMask, StoreGrad, Table};
+pub use ops::{FusedOp, GatherPool, Load, LoadGrad, LoadJoin, NormGrad, NormStatistics, PlannedMask, StoreGrad, Table};
 
 use super::{Planner, StepOp, TensorId};
 use crate::device::Stream;
@@ -47,6 +47,8 @@ struct NormTensors {
     grad_table: Option<TensorId>,
     /// The gradient of `y`, where a pass of its own makes it.
     grad: Option<TensorId>,
+    /// The pool through which the convolution gathers its gradient, and the gradient of its output.
+    pool: Option<(GatherPool, TensorId)>,
 }
 
 /// What backward must know of a layer that forward ran.

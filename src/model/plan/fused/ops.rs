@@ -92,6 +92,17 @@ impl LoadGrad {
     }
 }
 
+/// A max pool behind the batch norm and ReLU of a convolution, through which its gradient is gathered.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GatherPool {
+    /// The pool.
+    pub op: Pool3d,
+    /// Which position won each window.
+    pub indices: TensorId,
+    /// The batch norm's table, for the ReLU's mask.
+    pub scale_shift: TensorId,
+}
+
 /// Where the ReLU was open.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum PlannedMask {
@@ -167,8 +178,15 @@ pub enum FusedOp {
         statistics: Option<NormStatistics>,
         output: TensorId,
     },
-    /// `conv3d::grad_filter_fused`.
-    ConvGradFilter { op: Conv3d, filter: ParamId, bias: Option<ParamId>, input: Load, grad_output: LoadGrad },
+    /// `conv3d::grad_filter_fused`. With a `pool` the gradient is that of its output.
+    ConvGradFilter {
+        op: Conv3d,
+        filter: ParamId,
+        bias: Option<ParamId>,
+        input: Load,
+        grad_output: LoadGrad,
+        pool: Option<GatherPool>,
+    },
     /// `conv3d::grad_input_fused`. `store_dy` receives the gradient on load, for grad_filter.
     ConvGradInput {
         op: Conv3d,
@@ -188,14 +206,14 @@ pub enum FusedOp {
     Gradient { shape: ActivationShape, grad_output: TensorId, mask: PlannedMask, norm: NormGrad, grad_input: TensorId },
     /// `pool3d::forward_normalised`.
     Pool { op: Pool3d, input: TensorId, scale_shift: Table, output: TensorId, indices: Option<TensorId> },
-    /// `pool3d::grad_norm`: the sums of the batch norm before the pool, and its masked gradient.
+    /// `pool3d::grad_norm`: the sums of the batch norm before the pool, and its masked gradient, where anybody reads that.
     PoolGradNorm {
         op: Pool3d,
         grad_output: TensorId,
         indices: TensorId,
         scale_shift: TensorId,
         norm: NormGrad,
-        grad_input: TensorId,
+        grad_input: Option<TensorId>,
     },
 }
 
@@ -259,9 +277,10 @@ impl FusedOp {
                     see(Access::Write(scale_shift));
                 }
             }
-            FusedOp::ConvGradFilter { ref input, ref grad_output, .. } => {
+            FusedOp::ConvGradFilter { ref input, ref grad_output, pool, .. } => {
                 input.visit(see);
                 grad_output.visit(see);
+                pool.into_iter().flat_map(|p| [p.indices, p.scale_shift]).for_each(|t| see(Access::Read(t)));
             }
             FusedOp::ConvGradInput { ref grad_output, store_dy, ref store, grad_input, .. } => {
                 grad_output.visit(see);
@@ -295,7 +314,7 @@ impl FusedOp {
             FusedOp::PoolGradNorm { grad_output, indices, scale_shift, ref norm, grad_input, .. } => {
                 [grad_output, indices, scale_shift].into_iter().for_each(|t| see(Access::Read(t)));
                 norm.visit(see);
-                see(Access::Write(grad_input));
+                grad_input.into_iter().for_each(|g| see(Access::Write(g)));
             }
         }
     }

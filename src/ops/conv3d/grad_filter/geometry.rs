@@ -161,6 +161,11 @@ impl Geometry {
         op.filter[0] > 1 && op.stride[0] == 1
     }
 
+    /// Whether the output's rows and columns stay axes of their own, so that windows over both can be found.
+    pub fn keeps_rows(op: &Conv3d) -> bool {
+        !Axis::of(op, 1).is_plain()
+    }
+
     /// Whether a chunk may hold pixel pairs: 4 channels, and outputs that all begin at the same half of a pair.
     pub fn has_pixel_pairs(op: &Conv3d) -> bool {
         op.input.c == 4 && op.groups == 1 && op.filter[2] > 1 && op.dilation[2] == 1 && op.stride[2].is_multiple_of(2)

@@ -15,9 +15,10 @@ use super::{Conv3d, check};
 use crate::device::{DType, Device, LaunchConfig, Slice, Stream, Tensor, launch};
 use crate::error::{Error, Result};
 use crate::ops::TICKET_BYTES;
-use params::{AxisParams, Params, RowLayout};
+use crate::ops::pool3d::{Pool3d, PoolKind};
+use params::{AxisParams, Params, PoolParams, RowLayout};
 pub use plan::Limits;
-use plan::{Plan, SUM_WARPS, Sources};
+use plan::{Plan, SUM_WARPS, Sources, Variant, Windows};
 
 const OP: &str = "conv3d grad_filter";
 
@@ -32,6 +33,22 @@ pub struct GradFilterSources<'a> {
     pub grad_output: &'a Tensor,
     /// The gradient is that of a batch norm; `store_dy` is not written.
     pub grad_table: Option<GradTable<'a>>,
+    /// `g` comes through a pool, of whose output `grad_output` is the gradient. Needs a `grad_table`: see [`gathers_through`].
+    ///
+    /// [`gathers_through`]: super::gathers_through
+    pub pool: Option<GradPool<'a>>,
+}
+
+/// The max pool over rows and columns that follows the batch norm and the ReLU of a stem. Each position gathers its gradient from the
+/// windows that it won, where the ReLU was open: `g` is in memory nowhere.
+#[derive(Clone, Copy, Debug)]
+pub struct GradPool<'a> {
+    /// Its input is the convolution's output.
+    pub op: Pool3d,
+    /// As [`forward_normalised`](crate::ops::pool3d::forward_normalised) wrote them, u8.
+    pub indices: &'a Slice,
+    /// `[splits][2][c_out]`.
+    pub scale_shift: &'a Slice,
 }
 
 thread_local! {
@@ -72,6 +89,7 @@ pub(super) fn prefers_stored_grad(device: &Device, op: &Conv3d, splits: usize, h
         has_grad_prologue: true,
         pixel_pairs: false,
         has_bias: false,
+        pool: None,
     };
     let gain_us = plan::gain_of_stored_grad_us(op, sources, limits(device));
     if prints_plans() {
@@ -83,6 +101,15 @@ pub(super) fn prefers_stored_grad(device: &Device, op: &Conv3d, splits: usize, h
 /// Other ops' tickets stay as they are: this one needs none.
 pub(super) fn workspace_bytes(device: &Device, op: &Conv3d) -> usize {
     TICKET_BYTES + plan::workspace_bytes(op, limits(device))
+}
+
+/// Whether there is a kernel for a convolution and the pool behind it: a max over at most 256 rows and columns, 8 channels at a time.
+pub(super) fn gathers_through(op: &Conv3d, pool: &Pool3d) -> bool {
+    let is_flat = pool.kernel[0] == 1 && pool.stride[0] == 1 && pool.padding[0] == 0;
+    let is_small = pool.kernel.iter().product::<usize>() <= 256;
+    let fits = pool.kind == PoolKind::Max && pool.input == op.output() && pool.check().is_ok();
+    let has_chunks = op.groups == 1 && op.c_out.is_multiple_of(8) && geometry::Geometry::keeps_rows(op);
+    is_flat && is_small && fits && has_chunks
 }
 
 fn prints_plans() -> bool {
@@ -114,6 +141,9 @@ pub(super) fn run(
     workspace: &Slice,
 ) -> Result<()> {
     check_limits(op, from)?;
+    if from.pool.is_some() && grad_bias.is_some() {
+        return Err(Error::unsupported(OP, "grad_bias where the gradient comes through a pool"));
+    }
     if !workspace.address().is_multiple_of(16) {
         let message = format!("workspace must begin at a multiple of 16, got {:#x}", workspace.address());
         return Err(Error::shape(OP, message));
@@ -128,9 +158,16 @@ pub(super) fn run(
         has_grad_prologue: from.grad_table.is_some(),
         pixel_pairs: from.prologue.is_none() && input.granule >= 8 && geometry::Geometry::has_pixel_pairs(op),
         has_bias: grad_bias.is_some(),
+        pool: from.pool.map(|pool| Windows {
+            kernel: [pool.op.kernel[1], pool.op.kernel[2]],
+            stride: [pool.op.stride[1], pool.op.stride[2]],
+        }),
     };
     let plan = planned(op, sources, limits(stream.device()))?;
     let mut params = params(op, &plan, &input, &grad);
+    if let Some(pool) = &from.pool {
+        params.pool = pool_params(pool, &plan);
+    }
     params.grad_filter = grad_filter.address();
     params.grad_bias = grad_bias.map_or(0, Slice::address);
     if plan.num_parts > 1 {
@@ -145,7 +182,10 @@ pub(super) fn run(
         block,
         shared_bytes: plan.tiling.shared_bytes as u32,
     };
-    let kernel = plan.blocking.variant.kernel(from.input.dtype());
+    let kernel = match from.pool {
+        Some(_) => Variant::pool_kernel(from.input.dtype()),
+        None => plan.blocking.variant.kernel(from.input.dtype()),
+    };
     launch::run(stream, OP, kernel, config, &reads, &writes, &params)?;
     if plan.num_parts == 1 {
         return Ok(());
@@ -183,6 +223,8 @@ struct Operand<'a> {
     prologue: PrologueParams,
     /// Bytes that can be copied at once.
     granule: usize,
+    /// Its first tensor is that of a pool's output.
+    is_pooled: bool,
 }
 
 impl<'a> Operand<'a> {
@@ -210,6 +252,10 @@ impl<'a> Operand<'a> {
             operand.add_second(table.y);
         }
         operand.limit_granule(op.c_out / op.groups, op.groups);
+        if let Some(pool) = &from.pool {
+            operand.memory.extend([pool.indices, pool.scale_shift]);
+            operand.is_pooled = true;
+        }
         operand
     }
 
@@ -219,6 +265,7 @@ impl<'a> Operand<'a> {
             pitch: tensor.pitch_c(),
             prologue: bytemuck::Zeroable::zeroed(),
             granule: granule_of(tensor),
+            is_pooled: false,
         }
     }
 
@@ -237,7 +284,7 @@ impl<'a> Operand<'a> {
     }
 
     fn num_tensors(&self) -> usize {
-        if self.prologue.second == 0 { 1 } else { 2 }
+        if self.prologue.second == 0 || self.is_pooled { 1 } else { 2 }
     }
 
     /// Groups begin at multiples of their channels.
@@ -261,6 +308,24 @@ fn granule(bytes: u64) -> usize {
 
 fn granule_of(tensor: &Tensor) -> usize {
     granule(tensor.memory().address()).min(granule(2 * tensor.pitch_c() as u64))
+}
+
+fn pool_params(pool: &GradPool<'_>, plan: &Plan) -> PoolParams {
+    let (op, out, t) = (&pool.op, pool.op.output(), &plan.tiling);
+    let along = |sizes: [usize; 3]| [sizes[1] as i32, sizes[2] as i32];
+    PoolParams {
+        indices: pool.indices.address(),
+        scale_shift: pool.scale_shift.address(),
+        size: [out.h as i32, out.w as i32],
+        kernel: along(op.kernel),
+        stride: along(op.stride),
+        padding: along(op.padding),
+        windows: t.windows.map(|n| n as i32),
+        box_rows: t.pool_rows as i32,
+        places_offset: t.pool_places_offset as i32,
+        gradient_offset: t.pool_gradient_offset as i32,
+        indices_offset: t.pool_indices_offset as i32,
+    }
 }
 
 fn params(op: &Conv3d, plan: &Plan, input: &Operand<'_>, grad: &Operand<'_>) -> Params {
@@ -332,6 +397,7 @@ fn params(op: &Conv3d, plan: &Plan, input: &Operand<'_>, grad: &Operand<'_>) -> 
         stage_bytes: t.stage_bytes as i32,
         num_blocks: plan.num_blocks as i32,
         warps_per_sum: plan.warps_per_sum as i32,
+        pool: bytemuck::Zeroable::zeroed(),
     }
 }
 
@@ -343,7 +409,10 @@ pub(super) fn check_sources(op: &Conv3d, from: &GradFilterSources<'_>) -> Result
     }
     let checker = super::fused::Checker { op: OP, dtype };
     checker.tensor("input", from.input, op.input)?;
-    checker.tensor("grad_output", from.grad_output, op.output())?;
+    match &from.pool {
+        None => checker.tensor("grad_output", from.grad_output, op.output())?,
+        Some(pool) => check_pool(op, from, pool, &checker)?,
+    }
     from.prologue.map_or(Ok(()), |p| checker.prologue(&p, op.input))?;
     from.grad_table.map_or(Ok(()), |t| checker.grad_table(&t, op.output()))?;
     match (from.prologue, from.grad_table) {
@@ -354,4 +423,25 @@ pub(super) fn check_sources(op: &Conv3d, from: &GradFilterSources<'_>) -> Result
         }
         _ => check::sizes(op),
     }
+}
+
+fn check_pool(
+    op: &Conv3d,
+    from: &GradFilterSources<'_>,
+    pool: &GradPool<'_>,
+    checker: &super::fused::Checker,
+) -> Result<()> {
+    let Some(table) = from.grad_table.filter(|_| gathers_through(op, &pool.op)) else {
+        let message = format!("no gradient table, or no such pool behind this convolution: {:?}, {op:?}", pool.op);
+        return Err(Error::unsupported(OP, message));
+    };
+    checker.tensor("grad_output", from.grad_output, pool.op.output())?;
+    checker.slice("pool.indices", pool.indices, DType::U8, pool.op.output().num_elements())?;
+    checker.slice("pool.scale_shift", pool.scale_shift, DType::F32, table.splits * 2 * op.c_out)?;
+    if granule_of(from.grad_output).min(granule_of(table.y)) < 16 || !pool.indices.address().is_multiple_of(8) {
+        let message =
+            "through a pool gradient and y must have pitches of 8 channels and addresses of 16 bytes, indices of 8";
+        return Err(Error::shape(OP, message));
+    }
+    Ok(())
 }

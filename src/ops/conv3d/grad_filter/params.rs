@@ -46,6 +46,23 @@ impl RowLayout {
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
+pub(super) struct PoolParams {
+    pub indices: u64,
+    pub scale_shift: u64,
+    /// Along h and w, as all pairs here.
+    pub size: [i32; 2],
+    pub kernel: [i32; 2],
+    pub stride: [i32; 2],
+    pub padding: [i32; 2],
+    pub windows: [i32; 2],
+    pub box_rows: i32,
+    pub places_offset: i32,
+    pub gradient_offset: i32,
+    pub indices_offset: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 pub(super) struct Params {
     pub input: u64,
     pub grad_output: u64,
@@ -96,8 +113,9 @@ pub(super) struct Params {
     pub stage_bytes: i32,
     pub num_blocks: i32,
     pub warps_per_sum: i32,
+    pub pool: PoolParams,
 }
 
 const _: () = assert!(size_of::<AxisParams>() == 44);
-const _: () = assert!(size_of::<Params>() == 472 && offset_of!(Params, axes) == 152);
+const _: () = assert!(size_of::<PoolParams>() == 72 && size_of::<Params>() == 544 && offset_of!(Params, axes) == 152);
 const _: () = assert!(offset_of!(Params, last_input_t) == 284 && offset_of!(Params, stage_bytes) == 460);

@@ -58,6 +58,14 @@ impl Variant {
         }
     }
 
+    /// The kernel that gathers the gradient from the windows of a pool: of the widest variant alone.
+    pub fn pool_kernel(dtype: DType) -> &'static str {
+        match dtype == DType::Bf16 {
+            true => "conv3d_grad_filter_pool_mma64x64_bf16",
+            false => "conv3d_grad_filter_pool_mma64x64_f16",
+        }
+    }
+
     pub fn kernel(self, dtype: DType) -> &'static str {
         match (self, dtype == DType::Bf16) {
             (Variant::Mma64x64, true) => "conv3d_grad_filter_mma64x64_bf16",
@@ -92,6 +100,23 @@ impl Limits {
     }
 }
 
+/// A pool over (h, w) through which the gradient comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Windows {
+    pub kernel: [usize; 2],
+    pub stride: [usize; 2],
+}
+
+impl Windows {
+    /// That of all stems.
+    const NOMINAL: Windows = Windows { kernel: [3; 2], stride: [2; 2] };
+
+    /// The most windows of axis `i` (h, w) that hold any of `tile` positions.
+    pub fn of_tile(&self, i: usize, tile: usize) -> usize {
+        (tile + self.kernel[i] - 2) / self.stride[i] + 1
+    }
+}
+
 /// What is read, as far as the plan depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Sources {
@@ -104,6 +129,8 @@ pub(super) struct Sources {
     pub has_grad_prologue: bool,
     pub pixel_pairs: bool,
     pub has_bias: bool,
+    /// With one: the gradient's tensor is that of the pool's output, beside y.
+    pub pool: Option<Windows>,
 }
 
 /// On which side of the sum the taps of t are.
@@ -133,9 +160,10 @@ impl Sources {
         Sources {
             splits: 1,
             num_input: 1,
-            num_grad: 2,
+            num_grad: if self.pool.is_some() { 1 } else { 2 },
             has_input_prologue: !self.pixel_pairs,
             has_grad_prologue: true,
+            pool: self.pool.map(|_| Windows::NOMINAL),
             ..*self
         }
     }
@@ -297,9 +325,11 @@ pub(super) fn gain_of_stored_grad_us(op: &Conv3d, fused: Sources, limits: Limits
 
 /// Bytes of workspace that any plan of this convolution needs within these limits.
 pub(super) fn workspace_bytes(op: &Conv3d, limits: Limits) -> usize {
-    let cases = [(false, false), (false, true), (true, false), (true, true)];
-    let allowed = cases.into_iter().filter(|&(pairs, _)| !pairs || Geometry::has_pixel_pairs(op));
-    let bytes = allowed.flat_map(|(pixel_pairs, has_bias)| {
+    let pairs = [false, true].into_iter().filter(|&pairs| !pairs || Geometry::has_pixel_pairs(op));
+    let behind = [(false, None), (true, None), (false, Some(Windows::NOMINAL))];
+    let behind = behind.into_iter().filter(|(_, pool)| pool.is_none() || Geometry::keeps_rows(op));
+    let cases = pairs.flat_map(|pairs| behind.clone().map(move |(has_bias, pool)| (pairs, has_bias, pool)));
+    let bytes = cases.flat_map(|(pixel_pairs, has_bias, pool)| {
         let sources = Sources {
             splits: 1,
             num_input: 1,
@@ -308,6 +338,7 @@ pub(super) fn workspace_bytes(op: &Conv3d, limits: Limits) -> usize {
             has_grad_prologue: false,
             pixel_pairs,
             has_bias,
+            pool,
         };
         TapsOfTime::allowed(op, &sources).into_iter().filter_map(move |side| {
             let blocking = choose_blocking(op, side, sources, limits)?;
@@ -357,7 +388,8 @@ fn blockings(op: &Conv3d, geometry: &Geometry, sources: &Sources, limits: &Limit
     let mut found: Vec<Blocking> = Vec::new();
     // Of a wider variant than this more than half would be idle.
     let widest = (out_chunks * geometry.grad_taps).next_power_of_two().max(2);
-    let is_allowed = |variant: Variant| match limits.variant {
+    let forced = if sources.pool.is_some() { Some(0) } else { limits.variant };
+    let is_allowed = |variant: Variant| match forced {
         Some(forced) => variant == Variant::ALL[forced % 3],
         None => variant.octets() <= widest,
     };

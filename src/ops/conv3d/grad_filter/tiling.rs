@@ -23,6 +23,12 @@ pub(super) struct Tiling {
     pub grad_rows: usize,
     pub num_tiles: usize,
     pub box_offset: usize,
+    /// Windows of a pool that hold a tile: along h, along w, in all frames.
+    pub windows: [usize; 2],
+    pub pool_rows: usize,
+    pub pool_places_offset: usize,
+    pub pool_gradient_offset: usize,
+    pub pool_indices_offset: usize,
     pub factors_offset: usize,
     pub stages_offset: usize,
     pub second_input_offset: usize,
@@ -113,14 +119,23 @@ fn tiling(geometry: &Geometry, blocking: &Blocking, sources: &Sources, [t, h, w]
     }
     let layout = |rows: usize, chunks: usize| (rows * RowLayout::of(chunks).pitch as usize * 16).next_multiple_of(128);
     let box_offset = (ROWS_OFFSET + grad_rows * 8 + rows * 4).next_multiple_of(16);
-    let factors_offset = (box_offset + pixels * 8).next_multiple_of(16);
+    let windows = sources.pool.map_or([0; 2], |pool| [pool.of_tile(0, h.tile), pool.of_tile(1, w.tile)]);
+    let pool_rows = geometry.grad_frames(t.tile) * windows[0] * windows[1];
+    if per_thread(pool_rows, out) > MAX_ROWS_PER_THREAD {
+        return None;
+    }
+    let pool_places_offset = box_offset + pixels * 8;
+    let factors_offset = (pool_places_offset + pool_rows * 8).next_multiple_of(16);
     let factors = |has_prologue: bool, chunks: usize| if has_prologue { chunks * 24 * 4 } else { 0 };
-    let all_factors = factors(sources.has_input_prologue, slab) + factors(sources.has_grad_prologue, out);
+    let of_mask = if sources.pool.is_some() { out * 16 * 4 } else { 0 };
+    let all_factors = factors(sources.has_input_prologue, slab) + factors(sources.has_grad_prologue, out) + of_mask;
     let stages_offset = (factors_offset + all_factors).next_multiple_of(128);
     let second_input_offset = layout(pixels, slab);
     let grad_offset = second_input_offset * sources.num_input;
     let second_grad_offset = grad_offset + layout(grad_rows, out);
-    let stage_bytes = grad_offset + layout(grad_rows, out) * sources.num_grad;
+    let pool_gradient_offset = grad_offset + layout(grad_rows, out) * sources.num_grad;
+    let pool_indices_offset = pool_gradient_offset + pool_rows * out * 16;
+    let stage_bytes = (pool_indices_offset + pool_rows * out * 8).next_multiple_of(128);
     // The warps that share rows add up their sums where the stages were.
     let scratch = if blocking.warps[2] > 1 { blocking.sum_bytes() } else { 0 };
     let shared_bytes = stages_offset + (STAGES * stage_bytes).max(scratch);
@@ -130,6 +145,11 @@ fn tiling(geometry: &Geometry, blocking: &Blocking, sources: &Sources, [t, h, w]
         grad_rows,
         num_tiles: t.num_tiles * h.num_tiles * w.num_tiles,
         box_offset,
+        windows,
+        pool_rows,
+        pool_places_offset,
+        pool_gradient_offset,
+        pool_indices_offset,
         factors_offset,
         stages_offset,
         second_input_offset,
@@ -137,19 +157,32 @@ fn tiling(geometry: &Geometry, blocking: &Blocking, sources: &Sources, [t, h, w]
         second_grad_offset,
         stage_bytes,
         shared_bytes,
-        clocks: tile_clocks(blocking, sources, pixels, rows, grad_rows),
+        clocks: tile_clocks(blocking, sources, pixels, rows, [grad_rows, pool_rows]),
     })
 }
 
 /// Predicted clocks of a block on one tile, when enough others keep the SM busy.
-fn tile_clocks(blocking: &Blocking, sources: &Sources, pixels: usize, rows: usize, grad_rows: usize) -> usize {
+fn tile_clocks(
+    blocking: &Blocking,
+    sources: &Sources,
+    pixels: usize,
+    rows: usize,
+    [grad_rows, pool_rows]: [usize; 2],
+) -> usize {
     let (input, grad) = (pixels * blocking.slab_chunks, grad_rows * blocking.out_chunks);
-    let copied = input * sources.num_input + grad * sources.num_grad;
+    // A window has 16 bytes of gradient and 8 of indices.
+    let copied = input * sources.num_input + grad * sources.num_grad + pool_rows * blocking.out_chunks * 3 / 2;
     let changed = |has: bool, chunks: usize, tensors: usize| {
         if has { (chunks * (34 + 18 * tensors), chunks * (1 + tensors)) } else { (0, 0) }
     };
     let (input_instructions, input_chunks) = changed(sources.has_input_prologue, input, sources.num_input);
-    let (grad_instructions, grad_chunks) = changed(sources.has_grad_prologue, grad, sources.num_grad);
+    let (mut grad_instructions, mut grad_chunks) = changed(sources.has_grad_prologue, grad, sources.num_grad);
+    if let Some(pool) = sources.pool {
+        // Hundredths of windows that hold a position.
+        let windows = [0, 1].map(|i| 10 * pool.kernel[i] / pool.stride[i]).iter().product::<usize>();
+        (grad_instructions, grad_chunks) =
+            (grad_instructions + grad * windows * 40 / 100 + grad * 120, grad_chunks + grad * 4);
+    }
     // 20 of the 24 bytes a clock that the second-level cache has for an SM.
     let memory = copied * 16 / 20;
     let [warps_m, warps_n, warps_k] = blocking.warps;

@@ -52,6 +52,7 @@ fn sources(op: &Conv3d, splits: usize) -> Sources {
         has_grad_prologue: true,
         pixel_pairs,
         has_bias: false,
+        pool: None,
     }
 }
 
