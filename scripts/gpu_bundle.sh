@@ -39,6 +39,7 @@ cp -r tests/cases "$bundle/cases"
 cp scripts/gpu_run.sh "$bundle/run.sh"
 cp scripts/gpu_peer_resample.py "$bundle/peer_resample.py"
 cp benches/peer/conv3d.py "$bundle/peer_conv3d.py"
+cp benches/peer/conv3d_pytorch.py "$bundle/"
 chmod +x "$bundle/run.sh"
 
 # The ops are the folders of kernels; one small test of each is for compute-sanitizer, under which a kernel takes long.
