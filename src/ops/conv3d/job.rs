@@ -120,10 +120,8 @@ impl<'a> Job<'a> {
         request.method = autotune::method(self.name, self.stream, &request)?;
         let plan = plan::plan(self.name, &request)?;
         plan.print(&request);
-        // Behind the tickets also where this launch has none: others find them zero.
-        let packed_at = plan.workspace_bytes.max(TICKET_BYTES).next_multiple_of(256);
-        let packed_bytes = pairs.map_or(0, |pairs| packed_at - plan.workspace_bytes + 2 * pairs.op.filter_len());
-        let needed = plan.workspace_bytes + packed_bytes;
+        let packed = pairs.map(|pairs| pairs.packed_filter(plan.workspace_bytes));
+        let needed = packed.as_ref().map_or(plan.workspace_bytes, |packed| packed.end);
         if self.workspace.len_bytes() < needed {
             let got = self.workspace.len_bytes();
             return Err(Error::shape(self.name, format!("workspace must have {needed} bytes, got {got}")));
@@ -139,8 +137,8 @@ impl<'a> Job<'a> {
             self.params.group_partials = base + plan.group_partials_at as u64;
             self.params.slice_sums = base + plan.slice_sums_at as u64;
         }
-        if let Some(pairs) = pairs {
-            self.params.filter = base + packed_at as u64;
+        if let Some((pairs, packed)) = pairs.zip(packed) {
+            self.params.filter = base + packed.start as u64;
             self.params.source_pitch = 8;
             self.pack(&pairs)?;
         }

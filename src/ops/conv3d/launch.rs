@@ -10,7 +10,6 @@ use super::plan::{self, OnLoad, Request};
 use super::{Conv3d, Direction, autotune};
 use crate::device::{DType, LaunchConfig, Slice, Stream, Tensor, launch};
 use crate::error::{Error, Result};
-use crate::ops::TICKET_BYTES;
 use crate::ops::batch_norm::params::{GradientTables, StatisticsTables};
 use crate::shape::ActivationShape;
 
@@ -318,9 +317,8 @@ pub(super) fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction
     };
     let loads = [OnLoad::Plain, OnLoad::Affine, OnLoad::Join];
     let plain = loads.map(|load| [false, true].map(|is_aligned| bytes(op, op.output(), load, is_aligned)));
-    let pairs = plan::pairs(op).filter(|_| direction == Direction::Forward).map_or(0, |pairs| {
-        let bytes = bytes(&pairs.op, op.output(), OnLoad::Plain, true);
-        bytes.max(TICKET_BYTES).next_multiple_of(256) + 2 * pairs.op.filter_len()
-    });
+    let pairs = plan::pairs(op)
+        .filter(|_| direction == Direction::Forward)
+        .map_or(0, |pairs| pairs.packed_filter(bytes(&pairs.op, op.output(), OnLoad::Plain, true)).end);
     plain.into_iter().flatten().fold(pairs, usize::max)
 }

@@ -1,6 +1,9 @@
 //! Stems: pixels of 4 channels read in pairs.
 
+use std::ops::Range;
+
 use super::Conv3d;
+use crate::ops::TICKET_BYTES;
 use crate::shape::ActivationShape;
 
 /// Pixels of 4 stored channels read in pairs, as pixels of 8: a stem under a stride of 2 in w.
@@ -10,6 +13,15 @@ pub(in crate::ops::conv3d) struct Pairs {
     pub op: Conv3d,
     /// Tap of the original filter that the first pair begins with; may be negative.
     pub first_tap: i32,
+}
+
+impl Pairs {
+    /// Where the packed filter lies in a workspace whose first `plan_bytes` are the plan's: behind the tickets also where this
+    /// launch has none, since other ops find them zero.
+    pub fn packed_filter(&self, plan_bytes: usize) -> Range<usize> {
+        let first = plan_bytes.max(TICKET_BYTES).next_multiple_of(256);
+        first..first + 2 * self.op.filter_len()
+    }
 }
 
 /// Pairs are legal where rows are whole pairs and outputs step by pairs.
