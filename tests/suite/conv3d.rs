@@ -1,14 +1,15 @@
 //! conv3d: exact, random, gradient and repeat tests over tests/cases/conv3d.toml; golden cases; refusals. This file has the
-//! native form and the reference, `kernels` the plain kernels, `fused` and `fused_grad` prologues and epilogues.
+//! native form and the reference, `kernels` the plain kernels, `fused` and `fused_grad` prologues and epilogues,
+//! `grad_filter` and `grad_filter_pool` the filter's gradient, `wgmma` the kernels of compute capability 9.0.
 
 mod fused;
 mod fused_grad;
+mod grad_filter;
+mod grad_filter_pool;
 mod kernels;
 mod mapping;
 mod typed;
 mod wgmma;
-
-mod grad_filter;
 
 use serde::Deserialize;
 use vcycle::device::{Buffer, DType, Device, Slice, Stream, Tensor};
