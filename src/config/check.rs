@@ -161,7 +161,7 @@ impl Config {
     }
 
     /// (key and value, is it asked for, why not and what to do).
-    fn untrainable(&self) -> [(String, bool, &'static str); 9] {
+    fn untrainable(&self) -> [(String, bool, &'static str); 8] {
         let c = self;
         let dataset = c.train.dataset;
         [
@@ -183,7 +183,6 @@ impl Config {
                 c.model.loss_func != LossFunc::CrossEntropy,
                 "use cross_entropy",
             ),
-            (format!("MODEL.HEAD_ACT {}", c.model.head_act), c.model.head_act != "softmax", "use softmax"),
             ("DATA.MULTI_LABEL True".into(), c.data.multi_label, "clips have one label; set it to False"),
             ("DATA.REVERSE_INPUT_CHANNEL True".into(), c.data.reverse_input_channel, "clips are RGB; set it to False"),
         ]

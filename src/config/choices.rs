@@ -79,6 +79,18 @@ choice! {
 }
 
 choice! {
+    /// MODEL.HEAD_ACT: what becomes of the logits in validation and test.
+    HeadAct {
+        /// Probabilities that add up to 1.
+        Softmax = "softmax",
+        /// A probability for each class by itself, for clips with several labels.
+        Sigmoid = "sigmoid",
+        /// Nothing: scores are the logits.
+        None = "none",
+    }
+}
+
+choice! {
     /// TRAIN.DATASET and TEST.DATASET.
     Dataset {
         /// Videos listed in `train.csv` and `val.csv`, one label each.

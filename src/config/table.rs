@@ -1,7 +1,9 @@
 //! The key table: every key that this project reads, with its type, default and meaning, in this one place.
 //! Names and defaults are those of PySlowFast (slowfast/config/defaults.py); `VCYCLE` is our own.
 
-use super::choices::{Arch, Dataset, LossFunc, LrPolicy, ModelName, NormType, OptimizingMethod, Resample, TransFunc};
+use super::choices::{
+    Arch, Dataset, HeadAct, LossFunc, LrPolicy, ModelName, NormType, OptimizingMethod, Resample, TransFunc,
+};
 use super::entry::section;
 
 section! {
@@ -107,8 +109,8 @@ section! {
         dropout_rate: f64 = 0.5;
         /// Standard deviation of the classifier's initial weights.
         fc_init_std: f64 = 0.01;
-        /// Activation of the classifier in validation.
-        head_act: String = "softmax".into();
+        /// Activation of the classifier in validation and test.
+        head_act: HeadAct = HeadAct::Softmax;
     }
 }
 

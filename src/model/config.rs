@@ -91,6 +91,17 @@ impl Transform {
     }
 }
 
+/// What the head makes of the logits in evaluation (PySlowFast MODEL.HEAD_ACT).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HeadActivation {
+    /// Probabilities that add up to 1.
+    Softmax,
+    /// A probability for each class by itself.
+    Sigmoid,
+    /// The logits themselves.
+    None,
+}
+
 /// A SlowFast network or a ResNet of one pathway. Lists hold one entry a stage (s2 to s5), then one a pathway.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelConfig {
@@ -120,6 +131,12 @@ pub struct ModelConfig {
     pub dropout_rate: f32,
     /// MODEL.NUM_CLASSES.
     pub num_classes: usize,
+    /// MODEL.HEAD_ACT.
+    pub head_activation: HeadActivation,
+    /// DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE, whose maps are the windows over which the head averages in evaluation: at a
+    /// larger crop it slides them and averages what the activation makes of each place (PySlowFast ResNetBasicHead, "fully
+    /// convolutional"). `None`: one window as large as the map, as PySlowFast has it with MULTIGRID.SHORT_CYCLE.
+    pub head_grid: Option<(usize, usize)>,
     /// SLOWFAST.ALPHA: frames of the fast pathway over frames of the slow one.
     pub alpha: usize,
     /// SLOWFAST.BETA_INV: channels of the slow pathway over channels of the fast one.
@@ -157,6 +174,8 @@ impl ModelConfig {
             fc_init_std: 0.01,
             dropout_rate: 0.5,
             num_classes,
+            head_activation: HeadActivation::Softmax,
+            head_grid: None,
             alpha: 4,
             beta_inv: 8,
             fusion_conv_channel_ratio: 2,

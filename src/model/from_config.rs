@@ -1,6 +1,6 @@
 //! The network that a configuration file asks for.
 
-use super::config::{Arch, ModelConfig, Transform};
+use super::config::{Arch, HeadActivation, ModelConfig, Transform};
 use super::non_local::NonLocal;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
@@ -36,6 +36,12 @@ impl ModelConfig {
             fc_init_std: model.fc_init_std as f32,
             dropout_rate: model.dropout_rate as f32,
             num_classes: model.num_classes,
+            head_activation: match model.head_act {
+                config::HeadAct::Softmax => HeadActivation::Softmax,
+                config::HeadAct::Sigmoid => HeadActivation::Sigmoid,
+                config::HeadAct::None => HeadActivation::None,
+            },
+            head_grid: (!config.multigrid.short_cycle).then_some((config.data.num_frames, config.data.train_crop_size)),
             alpha: slowfast.alpha,
             beta_inv: slowfast.beta_inv,
             fusion_conv_channel_ratio: slowfast.fusion_conv_channel_ratio,

@@ -151,7 +151,7 @@ pub enum LayerOp {
         /// Runs of frames within which queries see keys. Keys and values may be cut up already, by their pool.
         time_groups: usize,
     },
-    /// Mean over all positions of a clip: works at every grid.
+    /// Mean over all positions of a clip: works at every grid. In evaluation, over windows as large as the maps of `head_grid`.
     GlobalAveragePool,
     /// Channels of the inputs one after another. Costs nothing: the inputs are written where the output lies.
     Concat,

@@ -86,6 +86,7 @@ impl Network {
                 softmax_loss::cross_entropy(s, &x[logits], &step.labels, scale, x[loss].memory(), &x[grad_logits])
             }
             StepOp::Softmax { logits, probabilities } => softmax_loss::softmax(s, &x[logits], &x[probabilities]),
+            StepOp::Sigmoid { logits, probabilities } => softmax_loss::sigmoid(s, &x[logits], &x[probabilities]),
             StepOp::Fused(ref op) => self.launch_fused(step, op),
         }
     }

@@ -225,7 +225,8 @@ impl Network {
         Ok(())
     }
 
-    /// Forward with running statistics. Returns the class probabilities `[n][classes]`; a batch with fewer clips than the
+    /// Forward with running statistics. Returns the class scores `[n][classes]` as the model's `head_activation` makes them. At a
+    /// larger grid than its `head_grid` the head looks at every window of that size and returns the mean of their scores. A batch with fewer clips than the
     /// prepared shape may leave the rest of the input as it is, clips do not influence each other.
     pub fn forward_eval(&mut self, shape: StepShape) -> Result<Vec<f32>> {
         let step = self.step_idx(Mode::Eval, shape)?;
@@ -235,7 +236,7 @@ impl Network {
         step.tensors[step.plan.result].read::<f32>()
     }
 
-    /// Logits of the last evaluation at `shape`, `[n][classes]`.
+    /// Logits of the last evaluation at `shape`, `[n][classes]`; of every window where there are several, `[n][windows][classes]`.
     pub fn eval_logits(&self, shape: StepShape) -> Result<Vec<f32>> {
         let step = self.step(Mode::Eval, shape)?;
         step.tensors[step.plan.logits].read::<f32>()

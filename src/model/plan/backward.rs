@@ -127,6 +127,7 @@ impl Planner<'_> {
             | StepOp::LinearBackward { .. }
             | StepOp::CrossEntropy { .. }
             | StepOp::Softmax { .. }
+            | StepOp::Sigmoid { .. }
             | StepOp::Fused(_) => {
                 return Err(Error::unsupported("plan", format!("{} has no backward form", layer.name)));
             }

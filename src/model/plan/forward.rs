@@ -24,6 +24,7 @@ impl Planner<'_> {
 
     /// Shapes of all values; the inputs' tensors.
     pub(super) fn prepare_values(&mut self) -> Result<()> {
+        self.head_shapes = self.shapes_at_head_grid()?;
         for layer in &self.model.layers {
             let shape = self.output_shape(layer)?;
             self.shapes.push(shape);
@@ -67,7 +68,10 @@ impl Planner<'_> {
                 }
                 input.with_channels(c)
             }
-            LayerOp::GlobalAveragePool => ActivationShape::new(input.n, 1, 1, 1, c),
+            LayerOp::GlobalAveragePool => {
+                self.check_head_window(layer)?;
+                self.pool_op(layer).output()
+            }
             LayerOp::Attention { time_groups, .. } => {
                 self.in_time_groups(layer, input, *time_groups)?;
                 input
@@ -227,11 +231,7 @@ impl Planner<'_> {
                 self.plan.forward.push(StepOp::CrossEntropy { logits, scale, loss, grad_logits });
                 loss
             }
-            Mode::Eval => {
-                let probabilities = self.dense("probabilities".into(), shape, DType::F32);
-                self.plan.forward.push(StepOp::Softmax { logits, probabilities });
-                probabilities
-            }
+            Mode::Eval => self.scores(logits),
         };
     }
 
@@ -253,7 +253,7 @@ impl Planner<'_> {
                 Pool3d { kind: PoolKind::Max, input, kernel, stride, padding }
             }
             LayerOp::GlobalAveragePool => {
-                let kernel = [input.t, input.h, input.w];
+                let kernel = self.head_window(layer.inputs[0]);
                 Pool3d { kind: PoolKind::Average, input, kernel, stride: [1; 3], padding: [0; 3] }
             }
             _ => unreachable!("{} is no pool", layer.name),

@@ -7,6 +7,7 @@ mod cost;
 mod display;
 mod forward;
 pub mod fused;
+mod head;
 mod ops;
 
 pub use arena::{ALIGNMENT_BYTES, Storage, assign_offsets};
@@ -102,7 +103,7 @@ pub struct Plan {
     pub tensors: Vec<PlannedTensor>,
     /// Storages that the tensors lie in, with lifetimes and offsets in the arena.
     pub storages: Vec<Storage>,
-    /// Forward ops in order, the loss (training) or softmax (evaluation) included.
+    /// Forward ops in order, the loss (training) or the head's activation (evaluation) included.
     pub forward: Vec<StepOp>,
     /// Backward ops in order; none for evaluation.
     pub backward: Vec<StepOp>,
@@ -110,9 +111,9 @@ pub struct Plan {
     pub inputs: Vec<TensorId>,
     /// Tensor of each value of the model; `usize::MAX` for values that are never in memory.
     pub values: Vec<TensorId>,
-    /// Logits `[n][1][1][1][classes]`.
+    /// Logits `[n][1][1][1][classes]`; in evaluation at a larger grid than the model's `head_grid` those of every window.
     pub logits: TensorId,
-    /// Loss of each clip, `[n][1][1][1][1]` (training), or the class probabilities (evaluation).
+    /// Loss of each clip, `[n][1][1][1][1]` (training), or the class scores `[n][1][1][1][classes]` (evaluation).
     pub result: TensorId,
     /// Size of the arena.
     pub arena_bytes: usize,
@@ -233,6 +234,8 @@ struct Planner<'a> {
     part_of: Vec<Option<(ValueId, usize)>>,
     /// Shape of each value.
     shapes: Vec<ActivationShape>,
+    /// Shape of each value at the grid whose maps the head averages over, where that is another one.
+    head_shapes: Option<Vec<ActivationShape>>,
     /// Gradient of each value, once it has a place.
     grads: Vec<Option<TensorId>>,
     /// Whether something was written to the gradient of each value, so that the next writer must add.
@@ -265,6 +268,7 @@ impl<'a> Planner<'a> {
             num_readers: vec![0; num_values],
             part_of: vec![None; num_values],
             shapes: vec![],
+            head_shapes: None,
             grads: vec![None; num_values],
             is_grad_written: vec![false; num_values],
         };

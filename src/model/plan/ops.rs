@@ -90,6 +90,8 @@ pub enum StepOp {
     CrossEntropy { logits: TensorId, scale: f32, loss: TensorId, grad_logits: TensorId },
     /// `softmax_loss::softmax`.
     Softmax { logits: TensorId, probabilities: TensorId },
+    /// `softmax_loss::sigmoid`.
+    Sigmoid { logits: TensorId, probabilities: TensorId },
     /// An op of the fused form.
     Fused(FusedOp),
 }
@@ -153,7 +155,7 @@ impl StepOp {
             StepOp::Dropout { .. } => OpKind::Dropout,
             StepOp::Linear { .. } => OpKind::LinearForward,
             StepOp::LinearBackward { .. } => OpKind::LinearBackward,
-            StepOp::CrossEntropy { .. } | StepOp::Softmax { .. } => OpKind::Loss,
+            StepOp::CrossEntropy { .. } | StepOp::Softmax { .. } | StepOp::Sigmoid { .. } => OpKind::Loss,
             StepOp::Fused(op) => op.kind(),
         }
     }
@@ -174,7 +176,9 @@ impl StepOp {
             | StepOp::PoolGradInput { grad_output, .. }
             | StepOp::AttentionBackward { grad_output, .. }
             | StepOp::LinearBackward { grad_output, .. } => grad_output,
-            StepOp::CrossEntropy { logits, .. } | StepOp::Softmax { logits, .. } => logits,
+            StepOp::CrossEntropy { logits, .. } | StepOp::Softmax { logits, .. } | StepOp::Sigmoid { logits, .. } => {
+                logits
+            }
             StepOp::Fused(ref op) => op.subject(),
         }
     }
@@ -276,7 +280,9 @@ impl StepOp {
             StepOp::CrossEntropy { logits, loss, grad_logits, .. } => {
                 all(&[Read(logits), Write(loss), Write(grad_logits)]);
             }
-            StepOp::Softmax { logits, probabilities } => all(&[Read(logits), Write(probabilities)]),
+            StepOp::Softmax { logits, probabilities } | StepOp::Sigmoid { logits, probabilities } => {
+                all(&[Read(logits), Write(probabilities)]);
+            }
             StepOp::Fused(ref op) => op.visit(see),
         }
     }

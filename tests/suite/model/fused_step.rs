@@ -5,7 +5,9 @@ use vcycle::device::{DType, Device};
 use vcycle::model::layers::ParamKind;
 use vcycle::model::plan::StepOp;
 use vcycle::model::plan::fused::FusedOp;
-use vcycle::model::{Arch, Lowering, Mode, Model, ModelConfig, NamedArray, Network, PathwayInput, Plan, Transform};
+use vcycle::model::{
+    Arch, HeadActivation, Lowering, Mode, Model, ModelConfig, NamedArray, Network, PathwayInput, Plan, Transform,
+};
 use vcycle::ops::attention::Instantiation;
 use vcycle::optimizer::SgdConfig;
 use vcycle::shape::StepShape;
@@ -319,9 +321,16 @@ fn a_step_with_non_local_blocks_is_as_exact_as_its_storage() {
 
 #[test]
 fn evaluation_is_as_exact_as_its_storage() {
-    for device in &executors::with_kernels() {
-        let config = tiny(Arch::SlowFast);
-        let mut network = network(device, &config, SHAPE);
+    // The second at a larger crop than its training's, where the head has four windows.
+    let slides = ModelConfig {
+        head_grid: Some((SHAPE.frames, 32)),
+        head_activation: HeadActivation::Sigmoid,
+        ..tiny(Arch::SlowFast)
+    };
+    let cases =
+        executors::with_kernels().into_iter().flat_map(|d| [(d.clone(), tiny(Arch::SlowFast)), (d, slides.clone())]);
+    for (device, config) in cases {
+        let mut network = network(&device, &config, SHAPE);
         let state = network.state_dict().expect("state");
         write_inputs(&network, Mode::Eval, SHAPE, "e");
         let inputs = input_values(&network, Mode::Eval, SHAPE, "e");

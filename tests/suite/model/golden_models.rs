@@ -1,7 +1,7 @@
 //! Golden models: names and shapes, evaluation, a training step and its gradients (golden/README section 6).
 
 use serde_json::Value;
-use vcycle::model::{Mode, Network, Plan};
+use vcycle::model::{Mode, Model, ModelConfig, Network, Plan};
 use vcycle::shape::StepShape;
 
 use super::{
@@ -47,15 +47,17 @@ fn golden_slowfast_ssv2() {
 
 fn check(name: &str) {
     let Some(golden) = golden::open(&format!("models/{name}.json")) else { return };
-    let config = config_of(&golden.json["settings"]);
+    let mut config = config_of(&golden.json["settings"]);
     let splits = golden.json["settings"]["BN.NUM_SPLITS"].as_u64().expect("splits") as usize;
     let entries = names_and_shapes(&golden.json["state_dict"]);
+    let input = golden::input(&golden.json["settings"]["input"]);
+    let [n, _, t, h, w] = input.0[..] else { panic!("input shape {:?}", input.0) };
+    config.head_grid = Some((t, h));
     let mut network = filled_network(&config, &filled_state(&entries));
     check_names(&golden, &network, &entries);
     check_macs(&golden, &network);
+    let larger = check_larger_crop(&golden, &mut network);
 
-    let input = golden::input(&golden.json["settings"]["input"]);
-    let [n, _, t, h, w] = input.0[..] else { panic!("input shape {:?}", input.0) };
     let shape = StepShape { clips: n, frames: t, height_px: h, width_px: w, splits };
     network.prepare(&[shape], &[shape]).expect("prepare");
     let order = order_of_clips(n, splits);
@@ -68,7 +70,26 @@ fn check(name: &str) {
 
     write_inputs(&network, Mode::Train, shape, &input.1, &order);
     check_training_step(&golden, &mut network, shape, &order);
-    golden::passed(&format!("models/{name}"), 1);
+    golden::passed(&format!("models/{name}"), 1 + larger);
+}
+
+/// The crop of a test may be larger than that of training: the windows of the head slide. The number of cases.
+fn check_larger_crop(golden: &Golden, network: &mut Network) -> usize {
+    let case = &golden.json["eval_larger_crop"];
+    if case.is_null() {
+        return 0;
+    }
+    let (dims, values) = golden::input(&case["input"]);
+    let [clips, _, frames, height_px, width_px] = dims[..] else { panic!("input shape {dims:?}") };
+    let shape = StepShape { clips, frames, height_px, width_px, splits: 1 };
+    network.prepare(&[], &[shape]).expect("prepare");
+    write_inputs(network, Mode::Eval, shape, &values, &order_of_clips(clips, 1));
+    let scores = network.forward_eval(shape).expect("eval");
+    assert_near(golden, &case["output_after_act_mean"], &as_f64(&scores), 1e-4);
+    let windows: usize = golden::dims(&case["proj_positions"])[1..4].iter().product();
+    let logits = network.eval_logits(shape).expect("logits");
+    assert_eq!(logits.len(), clips * windows * network.model().config.num_classes);
+    1
 }
 
 fn check_names(golden: &Golden, network: &Network, entries: &[(String, Vec<usize>)]) {
@@ -83,10 +104,13 @@ fn check_names(golden: &Golden, network: &Network, entries: &[(String, Vec<usize
 }
 
 fn check_macs(golden: &Golden, network: &Network) {
+    // Counted for whole maps.
+    let config = ModelConfig { head_grid: None, ..network.model().config.clone() };
+    let model = Model::new(&config).expect("model");
     for case in golden.json["macs"].as_array().into_iter().flatten() {
         let size = |key: &str| case[key].as_u64().expect("size") as usize;
         let shape = StepShape::square(1, size("frames"), size("crop"), 1);
-        let plan = Plan::new(network.stream(), network.model(), shape, Mode::Eval, 3).expect("plan");
+        let plan = Plan::new(network.stream(), &model, shape, Mode::Eval, 3).expect("plan");
         assert_eq!(plan.forward_macs, case["MACs"].as_u64().expect("MACs"), "{shape}");
     }
 }

@@ -2,7 +2,7 @@
 
 use vcycle::device::Device;
 use vcycle::model::network::{PreciseStatistics, fold_sub_batch_norm};
-use vcycle::model::{Arch, Mode, Model, ModelConfig, NamedArray, Network, Transform};
+use vcycle::model::{Arch, HeadActivation, Mode, Model, ModelConfig, NamedArray, Network, Transform};
 use vcycle::optimizer::SgdConfig;
 use vcycle::shape::StepShape;
 
@@ -190,6 +190,45 @@ fn wrong_labels_and_shapes_are_refused() {
     assert!(message(network.forward_backward(shape, &[0], 0)).contains("expected 2"));
     assert!(message(network.forward_backward(StepShape::square(2, 8, 32, 1), &[0, 0], 0)).contains("not prepared"));
     assert!(message(network.forward_eval(shape)).contains("not prepared"));
+}
+
+/// PySlowFast's ResNetBasicHead: the training crop's window slides over the map of a larger one, and the scores are the mean of what the
+/// activation makes of each place.
+#[test]
+fn the_head_slides_over_larger_crops() {
+    let larger = StepShape { height_px: 96, ..StepShape::square(2, 4, 64, 1) };
+    for activation in [HeadActivation::Softmax, HeadActivation::Sigmoid, HeadActivation::None] {
+        let config = ModelConfig { head_grid: Some((4, 32)), head_activation: activation, ..tiny(Arch::SlowFast) };
+        let mut network = network(&config, 1);
+        network.prepare(&[], &[larger]).expect("prepare");
+        write_random(&network, Mode::Eval, larger, "x");
+        let scores = network.forward_eval(larger).expect("eval");
+        let logits = network.eval_logits(larger).expect("logits");
+        let (windows, classes) = (6, 4);
+        assert_eq!((scores.len(), logits.len()), (2 * classes, 2 * windows * classes));
+        for (clip, scores) in scores.chunks(classes).enumerate() {
+            let mut expected = vec![0.0; classes];
+            for logits in logits.chunks(classes).skip(clip * windows).take(windows) {
+                let sum: f64 = logits.iter().map(|&x| f64::from(x).exp()).sum();
+                for (to, &x) in expected.iter_mut().zip(logits) {
+                    let x = f64::from(x);
+                    *to += match activation {
+                        HeadActivation::Softmax => x.exp() / sum,
+                        HeadActivation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+                        HeadActivation::None => x,
+                    } / windows as f64;
+                }
+            }
+            for (got, want) in scores.iter().zip(&expected) {
+                assert!((f64::from(*got) - want).abs() <= 1e-6 * (1.0 + want.abs()), "{activation:?}: {got} {want}");
+            }
+        }
+        let error = network.prepare(&[], &[StepShape::square(2, 4, 31, 1)]).err();
+        assert!(error.is_none(), "a crop with the same map: {error:?}");
+    }
+    let config = ModelConfig { head_grid: Some((8, 64)), ..tiny(Arch::Slow) };
+    let error = network(&config, 1).prepare(&[], &[StepShape::square(2, 8, 32, 1)]).expect_err("too small").to_string();
+    assert!(error.contains("training grid 8x64") && error.contains("a larger one"), "{error}");
 }
 
 /// One shape is worked on in the memory of a larger one; the answer must not depend on what was there.

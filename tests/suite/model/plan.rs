@@ -216,7 +216,12 @@ SOLVER: {WEIGHT_DECAY: 0.5, ZERO_WD_1D_PARAM: True}
 ";
     let config = Config::parse(yaml, "test", &[]).expect("config");
     let built = ModelConfig::from_config(&config).expect("model");
-    assert_eq!(built, ModelConfig::new(Arch::SlowFast, 50, 400));
+    let expected = ModelConfig::new(Arch::SlowFast, 50, 400);
+    assert_eq!(built, ModelConfig { head_grid: Some((8, 224)), ..expected.clone() });
+    // PySlowFast's head then averages whole maps, at whatever crop.
+    let short_cycle =
+        Config::parse(yaml, "test", &["MULTIGRID.SHORT_CYCLE", "True"].map(String::from)).expect("config");
+    assert_eq!(ModelConfig::from_config(&short_cycle).expect("model"), expected);
     let single = ["MODEL.ARCH", "slow", "MODEL.MODEL_NAME", "ResNet"].map(String::from);
     let message = match Config::parse(yaml, "test", &single).and_then(|c| ModelConfig::from_config(&c)) {
         Ok(_) => panic!("two pathways' strides must not do for one"),

@@ -425,6 +425,10 @@ impl<'a> Reference<'a> {
                 let p = softmax_loss::reference::softmax(exact, classes, &self.read(logits));
                 self.write(probabilities, &p, exact);
             }
+            StepOp::Sigmoid { logits, probabilities } => {
+                let p: Vec<f64> = self.read(logits).iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect();
+                self.write(probabilities, &p, exact);
+            }
             ref other => panic!("{other:?} is no op of a plan without dropout"),
         }
     }
