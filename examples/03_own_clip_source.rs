@@ -54,13 +54,11 @@ fn main() -> vcycle::Result<()> {
     let sampling = Sampling {
         mode: ResampleMode::Trilinear,
         sampling_rate: 2,
-        target_fps: 30.0,
         jitter_scales_px: (36, 44),
-        inverse_uniform: false,
-        random_flip: true,
         eval_scale_px: 36,
         // Coarser shapes span more of the source, as the multigrid method wants.
         multigrid_base: Some((8, 32)),
+        ..Sampling::default()
     };
     let config = LoaderConfig { seed: 1, threads: 2, ..LoaderConfig::default() };
     let loader = Loader::new(Arc::new(Lamps), sampling, &config)?;

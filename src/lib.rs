@@ -35,6 +35,7 @@ pub mod clip;
 pub mod config;
 pub mod device;
 pub mod error;
+pub mod labels;
 pub mod metrics;
 pub mod model;
 pub mod multigrid;

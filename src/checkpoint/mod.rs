@@ -50,6 +50,12 @@ pub struct State {
     pub best_val_top1: Option<f64>,
     /// Latest accuracy, in percent.
     pub val_top1: Option<f64>,
+    /// Best mean average precision so far, in percent, where clips may have several labels.
+    #[serde(default)]
+    pub best_val_map: Option<f64>,
+    /// Latest mean average precision, in percent.
+    #[serde(default)]
+    pub val_map: Option<f64>,
     /// Clips trained on.
     pub clips: u64,
     /// Steps whose loss was not finite.

@@ -99,6 +99,14 @@ impl ClipSource for Cached {
         self.source.label(idx)
     }
 
+    fn is_multi_label(&self) -> bool {
+        self.source.is_multi_label()
+    }
+
+    fn label_set(&self, idx: usize, frames: Option<(u32, u32)>) -> Vec<u32> {
+        self.source.label_set(idx, frames)
+    }
+
     fn name(&self, idx: usize) -> String {
         self.source.name(idx)
     }

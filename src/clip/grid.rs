@@ -28,12 +28,55 @@ impl ResampleMode {
     }
 }
 
+/// Which frames of a video make a clip; PySlowFast has one rule a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameRule {
+    /// Kinetics: evenly spaced in a window whose length in seconds is fixed by rate and frame rate.
+    Window,
+    /// Something-Something V2: one frame out of each of T equal segments of the whole video. Whole frames in every
+    /// [`ResampleMode`]: their distances differ, so nothing is interpolated between them.
+    Segments,
+    /// Charades: every `sampling_rate`-th frame, whatever the frame rate. Whole frames in every [`ResampleMode`].
+    Stride,
+}
+
+/// The views of one video in a test: `num_clips` in time, each with `num_crops` in space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Views {
+    /// `TEST.NUM_ENSEMBLE_VIEWS`.
+    pub num_clips: usize,
+    /// `TEST.NUM_SPATIAL_CROPS`.
+    pub num_crops: usize,
+}
+
+impl Views {
+    /// Views in all.
+    pub fn count(&self) -> usize {
+        self.num_clips * self.num_crops
+    }
+}
+
+/// Where the single crop lies when a test takes one a clip, and how large the picture is then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TestCrops {
+    /// Short side before the crop (`DATA.TEST_CROP_SIZE`).
+    pub scale_px: u32,
+    /// The same with one crop a clip; Kinetics takes the smaller jitter scale.
+    pub single_scale_px: u32,
+    /// Which of start, centre and end (0, 1, 2) the single crop is: Kinetics takes the centre, PySlowFast's other data
+    /// sets the start.
+    pub single_crop_idx: usize,
+}
+
 /// What a run samples from its videos; the same for all steps, a step adds its [`StepShape`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// How a clip is brought to the grid.
     pub mode: ResampleMode,
-    /// Distance of two samples in frames at `target_fps` (`DATA.SAMPLING_RATE`).
+    /// Which frames make a clip.
+    pub frames: FrameRule,
+    /// Distance of two samples in frames at `target_fps` (`DATA.SAMPLING_RATE`); of the video's own with
+    /// [`FrameRule::Stride`].
     pub sampling_rate: u32,
     /// Frame rate that `sampling_rate` is meant at (`DATA.TARGET_FPS`).
     pub target_fps: f64,
@@ -45,9 +88,35 @@ pub struct Sampling {
     pub random_flip: bool,
     /// Short side for evaluation, before the centre crop.
     pub eval_scale_px: u32,
+    /// Crops of a test.
+    pub test_crops: TestCrops,
+    /// Views of a test begin at whole frames, from the very start to the very end (`DATA.USE_OFFSET_SAMPLING`).
+    pub use_offset: bool,
     /// (T, crop) of the base shape when a multigrid schedule runs: coarser shapes then span more of the source, in time
     /// by a random rate up to `rate * T_base / T`, in space by a lower minimal scale. `None`: neither.
     pub multigrid_base: Option<(usize, usize)>,
+    /// Hand the frames on as blue, green, red.
+    pub bgr: bool,
+}
+
+impl Default for Sampling {
+    /// PySlowFast's defaults, for Kinetics.
+    fn default() -> Sampling {
+        Sampling {
+            mode: ResampleMode::Trilinear,
+            frames: FrameRule::Window,
+            sampling_rate: 8,
+            target_fps: 30.0,
+            jitter_scales_px: (256, 320),
+            inverse_uniform: false,
+            random_flip: true,
+            eval_scale_px: 256,
+            test_crops: TestCrops { scale_px: 256, single_scale_px: 256, single_crop_idx: 1 },
+            use_offset: false,
+            multigrid_base: None,
+            bgr: false,
+        }
+    }
 }
 
 /// What one clip of one step needs.
@@ -59,19 +128,21 @@ pub struct ClipChoice {
     pub grid: ClipGrid,
 }
 
+/// The frames of a clip before the picture is cropped: which to decode, and the t axis over them.
+type FrameChoice = (Vec<u32>, Axis);
+
 impl Sampling {
-    /// A random clip for training. Draws rate, start, scale, row, column, flip in this order.
+    /// A random clip for training. Draws rate, start, scale, row, column, flip in this order; with
+    /// [`FrameRule::Segments`] a frame of each segment takes the place of rate and start.
     pub fn train(&self, info: &VideoInfo, shape: &StepShape, draws: &mut Draws) -> ClipChoice {
-        let mut rate = self.sampling_rate;
+        let mut max_rate = self.sampling_rate;
         let (mut min_scale_px, max_scale_px) = self.jitter_scales_px;
         if let Some((base_frames, base_crop_px)) = self.multigrid_base {
-            let max_rate = sampling::long_cycle_max_rate(rate, base_frames, shape.frames);
-            rate = sampling::random_rate(rate, max_rate, draws.unit());
+            max_rate = sampling::long_cycle_max_rate(max_rate, base_frames, shape.frames);
             let crop_px = shape.height_px.min(shape.width_px);
             min_scale_px = sampling::multigrid_min_scale(min_scale_px, crop_px, base_crop_px);
         }
-        let size = sampling::clip_size_frames(rate, shape.frames, self.target_fps, info.fps);
-        let start = sampling::train_start(info.num_frames, size, draws.unit());
+        let frames = self.train_frames(info, shape, max_rate, draws);
         let jitter = CropJitter {
             min_scale_px,
             max_scale_px,
@@ -79,7 +150,7 @@ impl Sampling {
             inverse_uniform: self.inverse_uniform,
             random_flip: self.random_flip,
         };
-        let (y, x, flip) = match self.mode {
+        let crop = match self.mode {
             ResampleMode::Peer => {
                 peer_axes(info, &sampling::train_crop(info.height_px, info.width_px, &jitter, &mut || draws.unit()))
             }
@@ -90,45 +161,95 @@ impl Sampling {
                 (y, x, self.random_flip && draws.unit() < 0.5)
             }
         };
-        self.choice(info, shape, start, size, (y, x, flip))
+        choice(frames, crop)
+    }
+
+    fn train_frames(&self, info: &VideoInfo, shape: &StepShape, max_rate: u32, draws: &mut Draws) -> FrameChoice {
+        let (video_frames, num_frames) = (info.num_frames, shape.frames);
+        if self.frames == FrameRule::Segments {
+            return whole(sampling::segment_train_indices(video_frames, num_frames, &mut || draws.unit()));
+        }
+        let rate = match self.multigrid_base {
+            Some(_) => sampling::random_rate(self.sampling_rate, max_rate, draws.unit()),
+            None => self.sampling_rate,
+        };
+        if self.frames == FrameRule::Stride {
+            let start = sampling::stride_train_start(video_frames, num_frames, rate, draws.unit());
+            return whole(sampling::stride_indices(start, rate, num_frames, video_frames));
+        }
+        let size = sampling::clip_size_frames(rate, num_frames, self.target_fps, info.fps);
+        self.window(info, shape, sampling::train_start(video_frames, size, draws.unit()), size)
     }
 
     /// The clip of evaluation: the middle of the video, the centre of the image, no flip.
     pub fn eval(&self, info: &VideoInfo, shape: &StepShape) -> ClipChoice {
-        let size = sampling::clip_size_frames(self.sampling_rate, shape.frames, self.target_fps, info.fps);
-        let start = sampling::test_start(info.num_frames, size, 0, 1, true);
-        let axes = match self.mode {
-            ResampleMode::Peer => {
-                let crop_px = (shape.height_px, shape.width_px);
-                let crop = sampling::test_crop(info.height_px, info.width_px, self.eval_scale_px, crop_px, 1);
-                peer_axes(info, &crop)
-            }
-            _ => {
-                let (y, x) = box_axes(info, shape, self.eval_scale_px, (0.5, 0.5));
-                (y, x, false)
-            }
-        };
-        self.choice(info, shape, start, size, axes)
+        let frames = self.test_frames(info, shape, (0, 1), true);
+        choice(frames, self.test_crop(info, shape, self.eval_scale_px, 1))
     }
 
-    fn choice(
+    /// View `view` of a test, `view = clip * num_crops + crop` as PySlowFast counts them: clip `clip` of `num_clips` in time,
+    /// crop `crop` along the longer side (start, centre, end of three).
+    pub fn test(&self, info: &VideoInfo, shape: &StepShape, views: Views, view: usize) -> ClipChoice {
+        let num_crops = views.num_crops.max(1);
+        let (clip_idx, crop_idx) = (view / num_crops, view % num_crops);
+        let (scale_px, crop_idx) = match num_crops {
+            1 => (self.test_crops.single_scale_px, self.test_crops.single_crop_idx),
+            _ => (self.test_crops.scale_px, crop_idx),
+        };
+        let frames = self.test_frames(info, shape, (clip_idx, views.num_clips), self.use_offset);
+        choice(frames, self.test_crop(info, shape, scale_px, crop_idx))
+    }
+
+    fn test_frames(
         &self,
         info: &VideoInfo,
         shape: &StepShape,
-        start: f64,
-        size: f64,
-        (y, x, flip): (Axis, Axis, bool),
-    ) -> ClipChoice {
-        let (frame_indices, t) = match self.mode {
-            ResampleMode::Peer => {
-                let indices = sampling::frame_indices(start, size, shape.frames, info.num_frames);
-                let t = Axis::identity(indices.len());
-                (indices, t)
+        (clip_idx, num_clips): (usize, usize),
+        use_offset: bool,
+    ) -> FrameChoice {
+        let (rate, num_frames, video_frames) = (self.sampling_rate, shape.frames, info.num_frames);
+        match self.frames {
+            FrameRule::Segments => whole(sampling::segment_middle_indices(video_frames, num_frames)),
+            FrameRule::Stride => {
+                let start = sampling::stride_test_start(video_frames, num_frames, rate, clip_idx, num_clips);
+                whole(sampling::stride_indices(start, rate, num_frames, video_frames))
             }
-            mode => time_axis(start, size / shape.frames as f64, shape.frames, info.num_frames, mode),
-        };
-        ClipChoice { frame_indices, grid: ClipGrid { t, y, x, flip } }
+            FrameRule::Window => {
+                let size = sampling::clip_size_frames(rate, num_frames, self.target_fps, info.fps);
+                let start = sampling::test_start(video_frames, size, clip_idx, num_clips, use_offset);
+                self.window(info, shape, start, size)
+            }
+        }
     }
+
+    fn test_crop(&self, info: &VideoInfo, shape: &StepShape, scale_px: u32, crop_idx: usize) -> (Axis, Axis, bool) {
+        if self.mode == ResampleMode::Peer {
+            let crop_px = (shape.height_px, shape.width_px);
+            return peer_axes(info, &sampling::test_crop(info.height_px, info.width_px, scale_px, crop_px, crop_idx));
+        }
+        let along = [0.0, 0.5, 1.0][crop_idx.min(2)];
+        let place = if info.height_px > info.width_px { (along, 0.5) } else { (0.5, along) };
+        let (y, x) = box_axes(info, shape, scale_px, place);
+        (y, x, false)
+    }
+
+    /// `size` frames from frame `start` on.
+    fn window(&self, info: &VideoInfo, shape: &StepShape, start: f64, size: f64) -> FrameChoice {
+        match self.mode {
+            ResampleMode::Peer => whole(sampling::frame_indices(start, size, shape.frames, info.num_frames)),
+            mode => time_axis(start, size / shape.frames as f64, shape.frames, info.num_frames, mode),
+        }
+    }
+}
+
+/// One decoded frame a sample.
+fn whole(indices: Vec<u32>) -> FrameChoice {
+    let t = Axis::identity(indices.len());
+    (indices, t)
+}
+
+fn choice((frame_indices, t): FrameChoice, (y, x, flip): (Axis, Axis, bool)) -> ClipChoice {
+    ClipChoice { frame_indices, grid: ClipGrid { t, y, x, flip } }
 }
 
 /// `num_samples` cells of `step` frames from frame `start` on, a sample in the centre of each.

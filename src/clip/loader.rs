@@ -13,11 +13,12 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use batches::Epoch;
+use batches::{Clips, Epoch};
 
 use super::random::Purpose;
-use super::{ClipSource, Draws, Sampling, VideoInfo};
+use super::{ClipChoice, ClipSource, Draws, Frames, Sampling, VideoInfo, Views};
 use crate::error::{Error, Result};
+use crate::labels::Labels;
 use crate::ops::resample::ClipGrid;
 use crate::shape::StepShape;
 
@@ -67,8 +68,8 @@ pub struct HostBatch {
     pub shape: StepShape,
     /// The clips, ragged.
     pub clips: Vec<HostClip>,
-    /// Class of each clip.
-    pub labels: Vec<u32>,
+    /// Labels of each clip.
+    pub labels: Labels,
     /// Name of each clip.
     pub names: Vec<String>,
     /// Position of each clip in its source.
@@ -116,8 +117,9 @@ impl Loader {
             ));
         }
         let classes = source.num_classes();
-        if let Some(idx) = (0..source.len()).find(|&idx| source.label(idx) as usize >= classes) {
-            let (name, label) = (source.name(idx), source.label(idx));
+        let too_large = |idx| source.label_set(idx, None).into_iter().find(|&label| label as usize >= classes);
+        if let Some((idx, label)) = (0..source.len()).find_map(|idx| Some((idx, too_large(idx)?))) {
+            let name = source.name(idx);
             return Err(Error::Data(format!("{name}: label {label}, but there are {classes} classes (0..{classes})")));
         }
         let shared = LoaderShared { source, sampling, seed: config.seed, bad: Mutex::default() };
@@ -137,7 +139,7 @@ impl Loader {
         Batches::start(
             &self.shared,
             &self.config,
-            Epoch { number: Some(epoch), steps: steps.into(), order },
+            Epoch { clips: Clips::Train(epoch), steps: steps.into(), order },
             first_step,
         )
     }
@@ -151,7 +153,17 @@ impl Loader {
             let clips = size.min(num_clips - k * size);
             StepShape { clips, ..shape }
         });
-        let epoch = Epoch { number: None, steps: steps.collect(), order: (0..num_clips).collect() };
+        let epoch = Epoch { clips: Clips::Eval, steps: steps.collect(), order: (0..num_clips).collect() };
+        Batches::start(&self.shared, &self.config, epoch, 0)
+    }
+
+    /// The batches of a multi-view test: one a video, in the source's order, with all `views` of it as its clips (view
+    /// `clip * num_crops + crop`), whatever `shape.clips` is: the caller runs them in portions. A video is decoded once, for
+    /// all its views. A bad video is left out.
+    pub fn test_epoch(&self, shape: StepShape, views: Views) -> Batches {
+        let num_videos = self.shared.source.len();
+        let steps = vec![StepShape { clips: 1, ..shape }; num_videos];
+        let epoch = Epoch { clips: Clips::Test(views), steps, order: (0..num_videos).collect() };
         Batches::start(&self.shared, &self.config, epoch, 0)
     }
 
@@ -177,17 +189,20 @@ impl LoaderShared {
     }
 
     /// The clip of a training slot: the one whose turn it is, or else the first good one of a walk through all others.
-    fn train_clip(&self, epoch: u64, slot: usize, idx: usize, shape: &StepShape) -> Result<(usize, HostClip)> {
-        let mut draws = Draws::new(self.seed, epoch, slot as u64);
-        if let Some(clip) = self.try_clip(idx, &mut |info| self.sampling.train(info, shape, &mut draws)) {
-            return Ok((idx, clip));
+    fn train_clip(&self, epoch: u64, slot: usize, idx: usize, shape: &StepShape) -> Result<LoadedClip> {
+        let train = |idx| {
+            let mut draws = Draws::new(self.seed, epoch, slot as u64);
+            let clips = self.try_clips(idx, true, &mut |info| vec![self.sampling.train(info, shape, &mut draws)]);
+            clips.and_then(|clips| clips.into_iter().next())
+        };
+        if let Some(clip) = train(idx) {
+            return Ok(clip);
         }
         let mut replacement = Draws::for_purpose(Purpose::Replacement, self.seed, epoch, slot as u64);
         let (num_clips, start) = (self.source.len(), replacement.below(self.source.len()));
         for other in (0..num_clips).map(|k| (start + k) % num_clips).filter(|&other| other != idx) {
-            let mut draws = Draws::new(self.seed, epoch, slot as u64);
-            if let Some(clip) = self.try_clip(other, &mut |info| self.sampling.train(info, shape, &mut draws)) {
-                return Ok((other, clip));
+            if let Some(clip) = train(other) {
+                return Ok(clip);
             }
         }
         let bad = lock(&self.bad);
@@ -195,34 +210,47 @@ impl LoaderShared {
         Err(Error::Data(format!("none of the {num_clips} clips can be decoded{first}")))
     }
 
-    /// Decodes what `choose` wants of clip `idx`; `None` if it is bad, which is then noted and, the first time, reported.
-    fn try_clip(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> super::ClipChoice) -> Option<HostClip> {
+    /// Decodes video `idx` once for all clips that `choose` wants of it; `None` if it is bad, which is then noted and, the
+    /// first time, reported. Labels are those of a clip's frames or of the whole video.
+    fn try_clips(
+        &self,
+        idx: usize,
+        labels_of_frames: bool,
+        choose: &mut dyn FnMut(&VideoInfo) -> Vec<ClipChoice>,
+    ) -> Option<Vec<LoadedClip>> {
         if lock(&self.bad).get(&idx).is_some_and(|b| b.quarantined) {
             return None;
         }
-        let mut grid = None;
+        let mut choices = None;
         let attempt = catch_unwind(AssertUnwindSafe(|| {
             self.source.frames(idx, &mut |info| {
-                let choice = choose(info);
-                grid = Some(choice.grid);
-                choice.frame_indices
+                let chosen = choose(info);
+                let all = union(&chosen);
+                choices = Some(chosen);
+                all
             })
         }));
         let result = attempt.unwrap_or_else(|panic| Err(Error::Data(format!("panicked: {}", panic_message(&panic)))));
-        match (result, grid) {
-            (Ok(frames), Some(grid)) => Some(HostClip {
-                frames: frames.indices.len(),
-                height_px: frames.height_px,
-                width_px: frames.width_px,
-                bytes: frames.bytes,
-                grid,
-            }),
+        match (result, choices) {
+            (Ok(mut frames), Some(choices)) => {
+                if self.sampling.bgr {
+                    frames.bytes.chunks_exact_mut(3).for_each(|pixel| pixel.swap(0, 2));
+                }
+                let label_set = |choice: &ClipChoice| {
+                    let ends = choice.frame_indices.first().zip(choice.frame_indices.last());
+                    let span = ends.map(|(&first, &last)| (first, last)).filter(|_| labels_of_frames);
+                    self.source.label_set(idx, span)
+                };
+                let labels: Vec<Vec<u32>> = choices.iter().map(label_set).collect();
+                let clips = host_clips(frames, choices).into_iter().zip(labels);
+                Some(clips.map(|(clip, labels)| LoadedClip { idx, clip, labels }).collect())
+            }
             (Ok(_), None) => {
                 self.note_bad(idx, "returned frames without asking which".into(), true);
                 None
             }
-            (Err(error), grid) => {
-                self.note_bad(idx, error.to_string(), grid.is_none());
+            (Err(error), choices) => {
+                self.note_bad(idx, error.to_string(), choices.is_none());
                 None
             }
         }
@@ -242,6 +270,46 @@ impl LoaderShared {
         });
         entry.quarantined |= quarantined;
     }
+}
+
+/// A clip with what it is labelled with.
+struct LoadedClip {
+    /// Position of its video in the source.
+    idx: usize,
+    clip: HostClip,
+    labels: Vec<u32>,
+}
+
+/// The frames that `choices` need, ascending. One choice gets its own list, repeated frames and all.
+fn union(choices: &[ClipChoice]) -> Vec<u32> {
+    let mut all: Vec<u32> = choices.iter().flat_map(|c| c.frame_indices.iter().copied()).collect();
+    if choices.len() > 1 {
+        all.sort_unstable();
+        all.dedup();
+    }
+    all
+}
+
+/// A clip for each of `choices` out of the frames of their union.
+fn host_clips(frames: Frames, mut choices: Vec<ClipChoice>) -> Vec<HostClip> {
+    let Frames { bytes, indices, height_px, width_px } = frames;
+    let clip = |bytes, choice: ClipChoice| {
+        let (frames, grid) = (choice.frame_indices.len(), choice.grid);
+        HostClip { bytes, frames, height_px, width_px, grid }
+    };
+    if choices.len() == 1 {
+        return choices.pop().map(|choice| clip(bytes, choice)).into_iter().collect();
+    }
+    let frame_bytes = height_px * width_px * 3;
+    let gather = |choice: &ClipChoice| {
+        let mut own = Vec::with_capacity(choice.frame_indices.len() * frame_bytes);
+        for index in &choice.frame_indices {
+            let position = indices.partition_point(|i| i < index);
+            own.extend_from_slice(&bytes[position * frame_bytes..][..frame_bytes]);
+        }
+        own
+    };
+    choices.into_iter().map(|choice| clip(gather(&choice), choice)).collect()
 }
 
 /// Errors of files name them, those of other sources may not.

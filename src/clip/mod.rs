@@ -25,7 +25,7 @@ mod random;
 pub mod sampling;
 
 pub use cache::Cached;
-pub use grid::{ClipChoice, ResampleMode, Sampling};
+pub use grid::{ClipChoice, FrameRule, ResampleMode, Sampling, TestCrops, Views};
 pub use kinetics::{Kinetics, KineticsConfig};
 pub use loader::{BadClip, Batches, HostBatch, HostClip, Loader, LoaderConfig};
 pub use moving_shapes::{MOTIONS, MovingShapes, MovingShapesConfig, Split};
@@ -79,8 +79,20 @@ pub trait ClipSource: Send + Sync {
     /// Number of classes; every label is below it.
     fn num_classes(&self) -> usize;
 
-    /// Class of video `idx`.
+    /// Class of video `idx`. Where videos have several, [`ClipSource::label_set`] is asked instead.
     fn label(&self, idx: usize) -> u32;
+
+    /// Whether a video may have several classes, or none.
+    fn is_multi_label(&self) -> bool {
+        false
+    }
+
+    /// The classes of video `idx`, ascending: with `frames` (first and last) those seen there, which training learns from;
+    /// without, those of the whole video, which evaluation asks for.
+    fn label_set(&self, idx: usize, frames: Option<(u32, u32)>) -> Vec<u32> {
+        let _ = frames;
+        vec![self.label(idx)]
+    }
 
     /// Whether a mirrored video has another label (left becomes right): a [`Loader`] then refuses random flips.
     fn mirror_changes_label(&self) -> bool {

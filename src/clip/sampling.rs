@@ -1,5 +1,6 @@
 //! Which frames and which crop: PySlowFast's rules as pure functions of the video's size and of uniform draws in [0, 1).
-//! Sources: `slowfast/datasets/decoder.py`, `kinetics.py`, `transform.py`, `utils.py` and `random` use therein.
+//! Sources: `slowfast/datasets/decoder.py`, `kinetics.py`, `ssv2.py`, `charades.py`, `transform.py`, `utils.py` and the use
+//! of `random` therein.
 
 /// `n` evenly spaced values from `start` to `end`, both included, with torch's f32 arithmetic: counted from the start in
 /// the first half and from the end in the second. (In f64 some truncated frame indices would differ.)
@@ -47,6 +48,57 @@ pub fn frame_indices(start: f64, clip_size_frames: f64, num_frames: usize, video
     let last = video_frames.saturating_sub(1) as f32;
     let end = start + clip_size_frames - 1.0;
     linspace_f32(start as f32, end as f32, num_frames).into_iter().map(|p| p.clamp(0.0, last) as u32).collect()
+}
+
+/// Segment `k` of the `num_frames` that a video is cut into for Something-Something V2: its first and last frame, both
+/// included. Neighbours share a frame.
+pub fn segment(video_frames: usize, num_frames: usize, k: usize) -> (u32, u32) {
+    let length = video_frames.saturating_sub(1) as f64 / num_frames as f64;
+    let bound = |k: usize| (length * k as f64).round_ties_even() as u32;
+    (bound(k), bound(k + 1))
+}
+
+/// One frame out of each segment for training; `draw` gives uniform numbers in [0, 1), one a segment.
+pub fn segment_train_indices(video_frames: usize, num_frames: usize, draw: &mut dyn FnMut() -> f64) -> Vec<u32> {
+    let pick = |(first, last): (u32, u32), u: f64| first + ((u * f64::from(last - first + 1)) as u32).min(last - first);
+    (0..num_frames).map(|k| pick(segment(video_frames, num_frames, k), draw())).collect()
+}
+
+/// The middle frame of each segment, rounded down: validation, and every view of a test.
+pub fn segment_middle_indices(video_frames: usize, num_frames: usize) -> Vec<u32> {
+    let middle = |(first, last): (u32, u32)| (first + last) / 2;
+    (0..num_frames).map(|k| middle(segment(video_frames, num_frames, k))).collect()
+}
+
+/// First frame of a clip of every `rate`-th frame for training on Charades: uniform over the whole frames at which it
+/// fits; where the video is shorter than the clip, over those at which it covers the video (negative). `u` in [0, 1).
+pub fn stride_train_start(video_frames: usize, num_frames: usize, rate: u32, u: f64) -> i64 {
+    let room = stride_room(video_frames, num_frames, rate);
+    let (low, high) = (room.min(0), room.max(0));
+    low + ((u * (high - low + 1) as f64) as i64).min(high - low)
+}
+
+/// First frame of view `clip_idx` of `num_clips` of a test on Charades: from the very start to the very end, by whole
+/// frames. A single view stands in the middle (PySlowFast divides by zero there).
+pub fn stride_test_start(video_frames: usize, num_frames: usize, rate: u32, clip_idx: usize, num_clips: usize) -> i64 {
+    let room = stride_room(video_frames, num_frames, rate).max(0) as f64;
+    let start = match num_clips {
+        0 | 1 => room / 2.0,
+        _ => room / (num_clips - 1) as f64 * clip_idx as f64,
+    };
+    start.round_ties_even() as i64
+}
+
+/// Every `rate`-th frame from `start` on; before and behind the video its first and last frame.
+pub fn stride_indices(start: i64, rate: u32, num_frames: usize, video_frames: usize) -> Vec<u32> {
+    let last = video_frames.saturating_sub(1) as i64;
+    (0..num_frames as i64).map(|i| (start + i * i64::from(rate)).clamp(0, last) as u32).collect()
+}
+
+/// Frames of the video beyond those that a clip spans; negative where the video is shorter.
+fn stride_room(video_frames: usize, num_frames: usize, rate: u32) -> i64 {
+    let clip = num_frames.saturating_sub(1) as i64 * i64::from(rate) + 1;
+    video_frames as i64 - clip
 }
 
 /// Which of the T frames the slow pathway sees. Not every `alpha`-th frame: T / alpha positions from the first to the

@@ -69,6 +69,15 @@ impl Arch {
     }
 }
 
+/// What training minimises (PySlowFast MODEL.LOSS_FUNC).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Loss {
+    /// Cross-entropy of one class a clip.
+    CrossEntropy,
+    /// Cross-entropy of every class by itself (`bce_logit`), for any number of classes a clip.
+    BinaryCrossEntropy,
+}
+
 /// The transformation of a residual block (PySlowFast RESNET.TRANS_FUNC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transform {
@@ -137,6 +146,8 @@ pub struct ModelConfig {
     /// larger crop it slides them and averages what the activation makes of each place (PySlowFast ResNetBasicHead, "fully
     /// convolutional"). `None`: one window as large as the map, as PySlowFast has it with MULTIGRID.SHORT_CYCLE.
     pub head_grid: Option<(usize, usize)>,
+    /// MODEL.LOSS_FUNC.
+    pub loss: Loss,
     /// SLOWFAST.ALPHA: frames of the fast pathway over frames of the slow one.
     pub alpha: usize,
     /// SLOWFAST.BETA_INV: channels of the slow pathway over channels of the fast one.
@@ -176,6 +187,7 @@ impl ModelConfig {
             num_classes,
             head_activation: HeadActivation::Softmax,
             head_grid: None,
+            loss: Loss::CrossEntropy,
             alpha: 4,
             beta_inv: 8,
             fusion_conv_channel_ratio: 2,

@@ -1,6 +1,6 @@
 //! The network that a configuration file asks for.
 
-use super::config::{Arch, HeadActivation, ModelConfig, Transform};
+use super::config::{Arch, HeadActivation, Loss, ModelConfig, Transform};
 use super::non_local::NonLocal;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
@@ -42,6 +42,10 @@ impl ModelConfig {
                 config::HeadAct::None => HeadActivation::None,
             },
             head_grid: (!config.multigrid.short_cycle).then_some((config.data.num_frames, config.data.train_crop_size)),
+            loss: match model.loss_func {
+                config::LossFunc::CrossEntropy => Loss::CrossEntropy,
+                config::LossFunc::Bce | config::LossFunc::BceLogit => Loss::BinaryCrossEntropy,
+            },
             alpha: slowfast.alpha,
             beta_inv: slowfast.beta_inv,
             fusion_conv_channel_ratio: slowfast.fusion_conv_channel_ratio,

@@ -6,6 +6,8 @@ use super::step::Road;
 use super::{Progress, Trainer};
 use crate::clip::Loader;
 use crate::error::Result;
+use crate::labels::Labels;
+use crate::metrics::Accuracy;
 use crate::model::network::PreciseStatistics;
 use crate::shape::StepShape;
 
@@ -15,8 +17,10 @@ const PRECISE_EPOCHS_BEGIN: u64 = 1 << 40;
 /// An evaluation over all clips.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Evaluation {
-    /// Percent of the clips that were recognised.
-    pub top1: f64,
+    /// Percent of the clips that were recognised; `None` where clips may have several labels.
+    pub top1: Option<f64>,
+    /// Mean average precision in percent, where they may.
+    pub map: Option<f64>,
     /// Mean loss; `None` where it was not finite.
     pub loss: Option<f64>,
     /// Clips.
@@ -55,7 +59,7 @@ impl Trainer {
     }
 }
 
-/// Top-1 accuracy and loss over all clips of `loader`.
+/// Accuracy (or mean average precision) and loss over all clips of `loader`.
 fn evaluate(
     road: &mut Road,
     loader: &Loader,
@@ -63,7 +67,8 @@ fn evaluate(
     progress: &mut dyn Progress,
     stop: &AtomicBool,
 ) -> Result<Option<Evaluation>> {
-    let (mut clips, mut hits, mut loss_sum) = (0, 0, 0.0);
+    let (mut clips, mut accuracy, mut loss_sum) = (0, None::<Accuracy>, 0.0);
+    let (mut scores, mut sets) = (vec![], vec![]);
     let batches = loader.eval_epoch(shape);
     let total = batches.remaining();
     for (done, batch) in batches.enumerate() {
@@ -73,13 +78,23 @@ fn evaluate(
         let batch = batch?;
         let result = road.eval(shape, &batch)?;
         clips += batch.labels.len();
-        hits += result.hits;
         loss_sum += result.loss_sum;
+        match batch.labels {
+            Labels::Classes(labels) => {
+                accuracy.get_or_insert_default().add(&result.logits, road.classes(), &labels)?;
+            }
+            Labels::Sets(labels) => {
+                scores.extend(result.logits);
+                sets.extend(labels);
+            }
+        }
         progress.evaluating("validation", done + 1, total);
     }
     if clips == 0 {
         return Err(crate::Error::Data("none of the validation clips can be decoded".into()));
     }
     let loss = loss_sum / clips as f64;
-    Ok(Some(Evaluation { top1: 100.0 * hits as f64 / clips as f64, loss: loss.is_finite().then_some(loss), clips }))
+    let top1 = accuracy.map(|accuracy| accuracy.top1_percent());
+    let map = None; // TODO
+    Ok(Some(Evaluation { top1, map, loss: loss.is_finite().then_some(loss), clips }))
 }

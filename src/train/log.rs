@@ -80,6 +80,9 @@ pub struct Epoch {
     pub train_top1: Option<f64>,
     /// Accuracy at the default shape, in percent; null when this epoch was not evaluated.
     pub val_top1: Option<f64>,
+    /// Mean average precision at the default shape, in percent, where clips may have several labels.
+    #[serde(default)]
+    pub val_map: Option<f64>,
     /// Mean loss at the default shape.
     pub val_loss: Option<f64>,
     /// Seconds since the run began, its evaluation and time before a resume included.

@@ -17,6 +17,10 @@ pub struct Summary {
     pub val_top1: Option<f64>,
     /// Best accuracy of all evaluations, in percent.
     pub best_val_top1: Option<f64>,
+    /// Mean average precision likewise, in percent; null where clips have one label.
+    pub val_map: Option<f64>,
+    /// Best mean average precision of all evaluations, in percent.
+    pub best_val_map: Option<f64>,
     /// Seconds of the run, all parts of a resumed run together.
     pub wall_s: f64,
     /// User and system processor seconds of the program and its children, likewise.

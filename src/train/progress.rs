@@ -102,7 +102,9 @@ pub fn describe_epoch(epoch: &Epoch, total_epochs: u64) -> String {
         number(epoch.train_loss, 3),
         number(epoch.train_top1, 1)
     );
-    if epoch.val_top1.is_some() {
+    if let Some(map) = epoch.val_map {
+        text += &format!("  val loss {}  mAP {map:.2}%", number(epoch.val_loss, 3));
+    } else if epoch.val_top1.is_some() {
         text += &format!("  val loss {}  top1 {}%", number(epoch.val_loss, 3), number(epoch.val_top1, 2));
     }
     text + &format!("  after {}", describe_duration(epoch.wall_s))

@@ -178,7 +178,7 @@ impl Trainer {
                 state.skipped_in_a_row = 0;
                 state.epoch_clips += clips;
                 state.epoch_loss_sum += loss * clips as f64;
-                state.epoch_hits += result.hits as u64;
+                state.epoch_hits += result.hits.unwrap_or(0) as u64;
             }
             None => {
                 state.skipped_steps += 1;
@@ -242,7 +242,8 @@ impl Trainer {
 
     fn epoch_top1(&self) -> Option<f64> {
         let state = &self.state;
-        (state.epoch_clips > 0).then(|| 100.0 * state.epoch_hits as f64 / state.epoch_clips as f64)
+        let has_hits = state.epoch_clips > 0 && !self.train.source().is_multi_label();
+        has_hits.then(|| 100.0 * state.epoch_hits as f64 / state.epoch_clips as f64)
     }
 
     fn end_epoch(
@@ -256,7 +257,8 @@ impl Trainer {
             epoch: state.epoch + 1,
             train_loss: (state.epoch_clips > 0).then(|| state.epoch_loss_sum / state.epoch_clips as f64),
             train_top1: self.epoch_top1(),
-            val_top1: evaluation.map(|e| e.top1),
+            val_top1: evaluation.and_then(|e| e.top1),
+            val_map: evaluation.and_then(|e| e.map),
             val_loss: evaluation.and_then(|e| e.loss),
             wall_s: self.clock.wall_s(),
             cpu_s: self.clock.cpu_s(),
@@ -266,8 +268,10 @@ impl Trainer {
         let is_checkpoint_epoch = self.schedule.is_checkpoint_epoch(state.epoch as usize);
         let state = &mut self.state;
         if let Some(evaluation) = evaluation {
-            state.val_top1 = Some(evaluation.top1);
-            state.best_val_top1 = Some(state.best_val_top1.map_or(evaluation.top1, |b| b.max(evaluation.top1)));
+            let best = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a.max(b)).or(a).or(b);
+            state.best_val_top1 = best(state.best_val_top1, evaluation.top1);
+            state.best_val_map = best(state.best_val_map, evaluation.map);
+            (state.val_top1, state.val_map) = (evaluation.top1, evaluation.map);
         }
         state.epoch += 1;
         state.iteration_in_epoch = 0;
@@ -321,9 +325,13 @@ impl Trainer {
 
     fn finish(&mut self, progress: &mut dyn Progress) -> Result<Outcome> {
         let outcome = self.end(true)?;
-        let percent = outcome.summary.val_top1.map_or("-".into(), |v| format!("{v:.2}%"));
+        let percent = |value: Option<f64>| value.map_or("-".into(), |v| format!("{v:.2}%"));
+        let score = match self.train.source().is_multi_label() {
+            true => format!("mAP {}", percent(outcome.summary.val_map)),
+            false => format!("top1 {}", percent(outcome.summary.val_top1)),
+        };
         let folder = self.output.folder().display();
-        progress.message(&format!("done: val top1 {percent}; {folder} holds log, checkpoints, summary and report"));
+        progress.message(&format!("done: val {score}; {folder} holds log, checkpoints, summary and report"));
         Ok(outcome)
     }
 
@@ -332,6 +340,8 @@ impl Trainer {
         let summary = Summary {
             val_top1: state.val_top1,
             best_val_top1: state.best_val_top1,
+            val_map: state.val_map,
+            best_val_map: state.best_val_map,
             wall_s: self.clock.wall_s(),
             cpu_s: self.clock.cpu_s(),
             clips: state.clips,

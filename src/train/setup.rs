@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::clip::decode::{DecodeOptions, find_ffmpeg};
 use crate::clip::{
-    Cached, ClipSource, Kinetics, KineticsConfig, MovingShapes, MovingShapesConfig, ResampleMode, Sampling, Split,
+    Cached, ClipSource, FrameRule, Kinetics, KineticsConfig, MovingShapes, MovingShapesConfig, ResampleMode, Sampling,
+    Split, TestCrops,
 };
 use crate::config::{Config, Dataset, Resample as ResampleKey};
 use crate::error::{Error, Result};
@@ -34,13 +35,33 @@ pub fn sampling(cfg: &Config) -> Sampling {
             ResampleKey::TrilinearAntialias => ResampleMode::TrilinearAntialias,
             ResampleKey::Peer => ResampleMode::Peer,
         },
+        frames: match cfg.train.dataset {
+            Dataset::Kinetics | Dataset::MovingShapes => FrameRule::Window,
+            Dataset::Ssv2 => FrameRule::Segments,
+            Dataset::Charades => FrameRule::Stride,
+        },
         sampling_rate: data.sampling_rate as u32,
         target_fps: data.target_fps as f64,
         jitter_scales_px: (low as u32, high as u32),
         inverse_uniform: data.inv_uniform_sample,
         random_flip: data.random_flip,
         eval_scale_px: low as u32,
+        test_crops: test_crops(cfg),
+        use_offset: data.use_offset_sampling,
         multigrid_base: is_multigrid.then_some((data.num_frames, data.train_crop_size)),
+        bgr: data.reverse_input_channel,
+    }
+}
+
+/// PySlowFast's `kinetics.py` scales a single crop of a test like those of training and takes the centre; `ssv2.py` and
+/// `charades.py` scale it like three and take the first of them.
+fn test_crops(cfg: &Config) -> TestCrops {
+    let (scale, [low, _]) = (cfg.data.test_crop_size as u32, cfg.data.train_jitter_scales);
+    match cfg.train.dataset {
+        Dataset::Kinetics | Dataset::MovingShapes => {
+            TestCrops { scale_px: scale, single_scale_px: low as u32, single_crop_idx: 1 }
+        }
+        Dataset::Ssv2 | Dataset::Charades => TestCrops { scale_px: scale, single_scale_px: scale, single_crop_idx: 0 },
     }
 }
 

@@ -3,8 +3,9 @@
 use crate::clip::HostBatch;
 use crate::device::{Buffer, DType, Device, Slice};
 use crate::error::Result;
+use crate::labels::Labels;
 use crate::metrics::count_top_k;
-use crate::model::{Mode, Network};
+use crate::model::{Loss, Mode, Network};
 use crate::ops::resample::{self, Pathway, Resample};
 use crate::optimizer::SgdConfig;
 use crate::shape::StepShape;
@@ -23,17 +24,17 @@ pub(super) struct Road {
 pub(super) struct StepResult {
     /// Mean loss of the batch; `None` where it or, with kernels, a gradient was not finite, and the step therefore without effect.
     pub loss: Option<f64>,
-    /// Clips that were recognised.
-    pub hits: usize,
+    /// Clips that were recognised; `None` where they have several labels.
+    pub hits: Option<usize>,
 }
 
 /// What an evaluation step found.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct EvalResult {
     /// Sum of the clips' losses.
     pub loss_sum: f64,
-    /// Clips that were recognised.
-    pub hits: usize,
+    /// `[clips][classes]`.
+    pub logits: Vec<f32>,
 }
 
 impl Road {
@@ -63,7 +64,12 @@ impl Road {
                 false => self.network.update_running_statistics(shape)?,
             }
         }
-        let hits = count_top_k(&self.network.train_logits(shape)?, self.classes(), labels, 1)?;
+        let hits = match labels {
+            Labels::Classes(labels) => {
+                Some(count_top_k(&self.network.train_logits(shape)?, self.classes(), labels, 1)?)
+            }
+            Labels::Sets(_) => None,
+        };
         Ok(StepResult { loss, hits })
     }
 
@@ -80,9 +86,14 @@ impl Road {
         let classes = self.classes();
         let mut logits = self.network.eval_logits(shape)?;
         logits.truncate(batch.labels.len() * classes);
-        let rows = logits.chunks_exact(classes).zip(&batch.labels);
-        let loss_sum = rows.map(|(row, &label)| cross_entropy(row, label as usize)).sum();
-        Ok(EvalResult { loss_sum, hits: count_top_k(&logits, classes, &batch.labels, 1)? })
+        let loss = |(clip, row)| match self.network.model().config.loss {
+            Loss::CrossEntropy => {
+                batch.labels.of(clip).first().map_or(0.0, |&label| cross_entropy(row, label as usize))
+            }
+            Loss::BinaryCrossEntropy => binary_cross_entropy(row, batch.labels.of(clip)),
+        };
+        let loss_sum = logits.chunks_exact(classes).enumerate().map(loss).sum();
+        Ok(EvalResult { loss_sum, logits })
     }
 
     /// Upload and resample: decoded clips become the inputs of all pathways.
@@ -99,7 +110,8 @@ impl Road {
         resample::forward(self.network.stream(), &self.resample, &clips, &pathways, &self.resample_workspace)
     }
 
-    fn classes(&self) -> usize {
+    /// Classes of the model.
+    pub fn classes(&self) -> usize {
         self.network.model().config.num_classes
     }
 
@@ -120,6 +132,16 @@ fn cross_entropy(logits: &[f32], label: usize) -> f64 {
     let largest = logits.iter().fold(f64::NEG_INFINITY, |m, &l| m.max(f64::from(l)));
     let sum: f64 = logits.iter().map(|&l| (f64::from(l) - largest).exp()).sum();
     sum.ln() + largest - f64::from(logits[label])
+}
+
+/// The mean over all classes of `-ln sigmoid(logit)` where the clip has the class, otherwise of `-ln sigmoid(-logit)`, in f64.
+fn binary_cross_entropy(logits: &[f32], labels: &[u32]) -> f64 {
+    let loss = |(class, &logit): (usize, &f32)| {
+        let has_class = labels.binary_search(&(class as u32)).is_ok();
+        let x = if has_class { -f64::from(logit) } else { f64::from(logit) };
+        x.max(0.0) + (-x.abs()).exp().ln_1p()
+    };
+    logits.iter().enumerate().map(loss).sum::<f64>() / logits.len() as f64
 }
 
 #[cfg(test)]
@@ -156,7 +178,7 @@ mod tests {
             grid,
         };
         let names = vec!["a".into(), "b".into()];
-        let (clips, labels) = (vec![clip(11), clip(23)], vec![0, 2]);
+        let (clips, labels) = (vec![clip(11), clip(23)], vec![0, 2].into());
         HostBatch { shape: SHAPE, clips, labels, names, indices: vec![0, 1], data_wait_s: 0.0 }
     }
 
@@ -184,5 +206,12 @@ mod tests {
         assert!((cross_entropy(&[0.0, 0.0], 1) - 2f64.ln()).abs() < 1e-15);
         assert_eq!(cross_entropy(&[1000.0, 0.0], 0), 0.0);
         assert_eq!(cross_entropy(&[1000.0, 0.0], 1), 1000.0);
+    }
+
+    #[test]
+    fn binary_cross_entropy_of_large_logits() {
+        assert!((binary_cross_entropy(&[0.0, 0.0], &[1]) - 2f64.ln()).abs() < 1e-15);
+        assert_eq!(binary_cross_entropy(&[1000.0, -1000.0], &[0]), 0.0);
+        assert_eq!(binary_cross_entropy(&[1000.0, -1000.0, 1000.0, -1000.0], &[1]), 750.0);
     }
 }

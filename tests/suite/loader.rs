@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use vcycle::clip::decode::{Backend, DecodeOptions};
 use vcycle::clip::{
-    Cached, ClipSource, Frames, HostBatch, Kinetics, KineticsConfig, Loader, LoaderConfig, MovingShapes,
-    MovingShapesConfig, ResampleMode, Sampling, Split, VideoInfo,
+    Cached, ClipSource, FrameRule, Frames, HostBatch, Kinetics, KineticsConfig, Loader, LoaderConfig, MovingShapes,
+    MovingShapesConfig, ResampleMode, Sampling, Split, TestCrops, VideoInfo, Views,
 };
+use vcycle::labels::Labels;
 use vcycle::shape::StepShape;
 use vcycle::{Error, Result};
 
@@ -18,12 +19,12 @@ fn sampling() -> Sampling {
     Sampling {
         mode: ResampleMode::Trilinear,
         sampling_rate: 2,
-        target_fps: 30.0,
         jitter_scales_px: (36, 48),
-        inverse_uniform: false,
         random_flip: false,
         eval_scale_px: 40,
+        test_crops: TestCrops { scale_px: 36, single_scale_px: 36, single_crop_idx: 1 },
         multigrid_base: Some((8, 32)),
+        ..Sampling::default()
     }
 }
 
@@ -83,6 +84,127 @@ fn evaluation_takes_every_clip_once_in_order() {
         loader.eval_epoch(StepShape::square(4, 8, 32, 1)).map(|b| b.expect("batch")).collect();
     assert_eq!(batches.iter().map(|b| b.shape.clips).collect::<Vec<_>>(), [4, 4, 3]);
     assert_eq!(batches.iter().flat_map(|b| b.indices.clone()).collect::<Vec<_>>(), (0..11).collect::<Vec<_>>());
+}
+
+/// One batch a video, all of whose views come from one decoding and are those that evaluation of each alone would give.
+#[test]
+fn a_test_decodes_a_video_once_for_all_views() {
+    let (source, views) = (shapes(5), Views { num_clips: 4, num_crops: 3 });
+    let counting = Arc::new(Counting { source: source.clone(), calls: AtomicUsize::new(0) });
+    for mode in [ResampleMode::Trilinear, ResampleMode::Peer] {
+        let sampling = Sampling { mode, ..sampling() };
+        let loader = Loader::new(counting.clone(), sampling.clone(), &config(2)).expect("loader");
+        let shape = StepShape::square(2, 4, 32, 1);
+        counting.calls.store(0, Ordering::SeqCst);
+        let batches: Vec<HostBatch> = loader.test_epoch(shape, views).map(|b| b.expect("batch")).collect();
+        assert_eq!((batches.len(), counting.calls.load(Ordering::SeqCst)), (5, 5));
+        for (video, batch) in batches.iter().enumerate() {
+            assert_eq!((batch.shape.clips, batch.indices.as_slice()), (12, &[video; 12][..]));
+            assert_eq!(batch.labels, Labels::Classes(vec![source.label(video); 12]));
+            for (view, clip) in batch.clips.iter().enumerate() {
+                let mut grid = None;
+                let frames = source.frames(video, &mut |info| {
+                    let choice = sampling.test(info, &shape, views, view);
+                    grid = Some(choice.grid);
+                    choice.frame_indices
+                });
+                assert!(clip.bytes == frames.expect("frames").bytes, "video {video}, view {view}");
+                assert_eq!(Some(clip.grid), grid);
+            }
+        }
+    }
+}
+
+/// Counts decodings.
+struct Counting {
+    source: Arc<dyn ClipSource>,
+    calls: AtomicUsize,
+}
+
+impl ClipSource for Counting {
+    fn len(&self) -> usize {
+        self.source.len()
+    }
+
+    fn num_classes(&self) -> usize {
+        self.source.num_classes()
+    }
+
+    fn label(&self, idx: usize) -> u32 {
+        self.source.label(idx)
+    }
+
+    fn name(&self, idx: usize) -> String {
+        self.source.name(idx)
+    }
+
+    fn frames(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Vec<u32>) -> Result<Frames> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        self.source.frames(idx, choose)
+    }
+}
+
+/// Videos with several labels: class 0 all the time, class 1 up to frame 7, class 2 from frame 8 on.
+struct SeveralLabels(Arc<dyn ClipSource>);
+
+impl ClipSource for SeveralLabels {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn num_classes(&self) -> usize {
+        3
+    }
+
+    fn label(&self, _: usize) -> u32 {
+        0
+    }
+
+    fn is_multi_label(&self) -> bool {
+        true
+    }
+
+    fn label_set(&self, _: usize, frames: Option<(u32, u32)>) -> Vec<u32> {
+        let (first, last) = frames.unwrap_or((0, 15));
+        [(0, true), (1, first < 8), (2, last >= 8)].iter().filter(|(_, seen)| *seen).map(|(class, _)| *class).collect()
+    }
+
+    fn name(&self, idx: usize) -> String {
+        self.0.name(idx)
+    }
+
+    fn frames(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Vec<u32>) -> Result<Frames> {
+        self.0.frames(idx, choose)
+    }
+}
+
+/// Training learns the labels of the frames that a clip spans, evaluation those of the video; through the cache too.
+#[test]
+fn several_labels_follow_the_frames() {
+    let plain = Arc::new(SeveralLabels(shapes(20)));
+    let cached = Arc::new(Cached::new(plain.clone(), 1 << 30));
+    for source in [plain as Arc<dyn ClipSource>, cached] {
+        let short = Sampling { frames: FrameRule::Stride, sampling_rate: 1, multigrid_base: None, ..sampling() };
+        let loader = Loader::new(source, short, &config(2)).expect("loader");
+        let batch = loader.train_epoch(0, &[StepShape::square(20, 2, 16, 1)], 0).next().expect("batch").expect("good");
+        let Labels::Sets(sets) = batch.labels else { panic!("single labels") };
+        for set in [vec![0, 1], vec![0, 2]] {
+            assert!(sets.iter().filter(|s| **s == set).count() > 4, "{set:?} in {sets:?}");
+        }
+        let batch = loader.eval_epoch(StepShape::square(20, 2, 16, 1)).next().expect("batch").expect("good");
+        assert_eq!(batch.labels, Labels::Sets(vec![vec![0, 1, 2]; 20]));
+    }
+}
+
+#[test]
+fn frames_come_as_blue_green_red_where_asked() {
+    let shape = [StepShape::square(1, 2, 16, 1)];
+    let clip = |bgr| {
+        let loader = Loader::new(shapes(4), Sampling { bgr, ..sampling() }, &config(1)).expect("loader");
+        loader.train_epoch(0, &shape, 0).next().expect("batch").expect("good").clips.remove(0).bytes
+    };
+    let (rgb, bgr) = (clip(false), clip(true));
+    assert!(rgb != bgr && rgb.chunks(3).zip(bgr.chunks(3)).all(|(a, b)| [a[2], a[1], a[0]] == b));
 }
 
 #[test]
@@ -168,9 +290,9 @@ fn another_clip_with_its_own_label_replaces_a_bad_one() {
         let source = faulty(&bad, panics, late);
         let want = train(&source, 1, 0, 0);
         for batch in &want {
-            for ((clip, &label), &idx) in batch.clips.iter().zip(&batch.labels).zip(&batch.indices) {
+            for (i, (clip, &idx)) in batch.clips.iter().zip(&batch.indices).enumerate() {
                 assert!(!bad.contains(&idx));
-                assert_eq!((clip.bytes[0], label as usize), (idx as u8, idx));
+                assert_eq!((clip.bytes[0], batch.labels.of(i)), (idx as u8, &[idx as u32][..]));
             }
         }
         assert!(train(&source, 4, 0, 0) == want, "replacements do not depend on threads");
@@ -306,7 +428,7 @@ fn bad_files_of_a_list_are_replaced_and_reported() {
         for epoch in 0..2 {
             let batch = loader.train_epoch(epoch, &steps, 0).next().expect("batch").expect("good");
             assert_eq!(batch.clips.len(), 5);
-            assert!(batch.labels.iter().all(|label| [0, 2].contains(label)), "{:?}", batch.names);
+            assert!((0..5).all(|i| [[0], [2]].iter().any(|l| batch.labels.of(i) == l)), "{:?}", batch.names);
         }
         let bad = loader.bad_clips();
         let names: Vec<&str> = bad.iter().map(|b| b.name.rsplit('/').next().expect("name")).collect();

@@ -39,6 +39,7 @@ fn lines(iterations: u64) -> Vec<Line> {
             train_loss,
             train_top1: Some(50.0),
             val_top1: val,
+            val_map: None,
             val_loss,
             wall_s: 70.0 * epoch as f64,
             cpu_s: 140.0 * epoch as f64,

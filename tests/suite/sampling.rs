@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::Value;
 use vcycle::clip::sampling::{self, CropJitter};
-use vcycle::clip::{Draws, ResampleMode, Sampling, VideoInfo};
+use vcycle::clip::{Draws, FrameRule, ResampleMode, Sampling, TestCrops, VideoInfo, Views};
 use vcycle::shape::StepShape;
 
 use crate::golden;
@@ -46,6 +46,54 @@ fn golden_temporal_decoder() {
         assert_eq!(indices, golden::dims(&case["indices"]), "{case}");
     }
     golden::passed("sampling/temporal_decoder", cases.len());
+}
+
+fn as_counts(indices: &[u32]) -> Vec<usize> {
+    indices.iter().map(|&i| i as usize).collect()
+}
+
+#[test]
+fn golden_temporal_ssv2() {
+    let Some(file) = golden::open("sampling/temporal_ssv2.json") else { return };
+    let cases = file.json.as_array().expect("cases");
+    for case in cases {
+        let (frames, num_frames) = (count(case, "video_frames"), count(case, "num_frames"));
+        let got = if case["mode"] == "train" {
+            let name = case["u_name"].as_str().expect("u_name");
+            let mut k = 0;
+            sampling::segment_train_indices(frames, num_frames, &mut || {
+                k += 1;
+                (golden::fill::unit(name, k - 1) + 1.0) / 2.0
+            })
+        } else {
+            sampling::segment_middle_indices(frames, num_frames)
+        };
+        assert_eq!(as_counts(&got), golden::dims(&case["indices"]), "{case}");
+    }
+    golden::passed("sampling/temporal_ssv2", cases.len());
+}
+
+#[test]
+fn golden_temporal_charades() {
+    let Some(file) = golden::open("sampling/temporal_charades.json") else { return };
+    let cases = file.json.as_array().expect("cases");
+    for case in cases {
+        let (frames, num_frames) = (count(case, "video_frames"), count(case, "num_frames"));
+        let mut rate = count(case, "sampling_rate") as u32;
+        let start = if case["mode"] == "train" {
+            // 0: not set, nothing is drawn.
+            if let max_rate @ 1.. = count(case, "long_cycle_sampling_rate") as u32 {
+                rate = sampling::random_rate(rate, max_rate, number(case, "u_rate"));
+            }
+            assert_eq!(rate as usize, count(case, "picked_rate"), "{case}");
+            sampling::stride_train_start(frames, num_frames, rate, number(case, "u_start"))
+        } else {
+            sampling::stride_test_start(frames, num_frames, rate, count(case, "view"), count(case, "num_views"))
+        };
+        let got = sampling::stride_indices(start, rate, num_frames, frames);
+        assert_eq!(as_counts(&got), golden::dims(&case["indices"]), "{case}");
+    }
+    golden::passed("sampling/temporal_charades", cases.len());
 }
 
 #[test]
@@ -111,16 +159,7 @@ fn info(num_frames: usize, height_px: usize, width_px: usize) -> VideoInfo {
 }
 
 fn sampling_of(mode: ResampleMode) -> Sampling {
-    Sampling {
-        mode,
-        sampling_rate: 2,
-        target_fps: 30.0,
-        jitter_scales_px: (256, 320),
-        inverse_uniform: false,
-        random_flip: true,
-        eval_scale_px: 256,
-        multigrid_base: Some((32, 224)),
-    }
+    Sampling { mode, sampling_rate: 2, multigrid_base: Some((32, 224)), ..Sampling::default() }
 }
 
 #[test]
@@ -165,19 +204,72 @@ fn the_peer_grid_is_a_crop_of_the_scaled_image() {
     assert_eq!(choice.frame_indices, sampling::frame_indices(0.0, 64.0, 32, 64));
 }
 
+/// The views of a test are those of the formulas: clip by clip, in each the crops from start to end.
+#[test]
+fn test_views_are_pyslowfasts() {
+    let views = Views { num_clips: 10, num_crops: 3 };
+    let (video, shape) = (info(300, 256, 340), StepShape::square(1, 16, 224, 1));
+    for (frames, use_offset) in [
+        (FrameRule::Window, false),
+        (FrameRule::Window, true),
+        (FrameRule::Segments, false),
+        (FrameRule::Stride, false),
+    ] {
+        let sampling = Sampling { frames, use_offset, ..sampling_of(ResampleMode::Peer) };
+        for view in 0..views.count() {
+            let (clip, crop) = (view / 3, view % 3);
+            let got = sampling.test(&video, &shape, views, view);
+            let want = match frames {
+                FrameRule::Window => {
+                    let start = sampling::test_start(300, 32.0, clip, 10, use_offset);
+                    sampling::frame_indices(start, 32.0, 16, 300)
+                }
+                FrameRule::Segments => sampling::segment_middle_indices(300, 16),
+                FrameRule::Stride => {
+                    sampling::stride_indices(sampling::stride_test_start(300, 16, 2, clip, 10), 2, 16, 300)
+                }
+            };
+            assert_eq!(got.frame_indices, want, "{frames:?} view {view}");
+            // 256 x 340 stays: the crop moves from column 0 by 58 to 116; rows from 16 on.
+            assert_eq!((got.grid.y.start, got.grid.x.start), (16.0, [0.0, 58.0, 116.0][crop]));
+            assert!(!got.grid.flip);
+        }
+    }
+}
+
+#[test]
+fn a_single_crop_lies_where_the_data_set_has_it() {
+    let (video, shape) = (info(300, 340, 256), StepShape::square(1, 16, 224, 1));
+    let one = Views { num_clips: 1, num_crops: 1 };
+    let crops = |single_scale_px, single_crop_idx| TestCrops { scale_px: 300, single_scale_px, single_crop_idx };
+    for mode in [ResampleMode::Peer, ResampleMode::Trilinear] {
+        let centre = Sampling { test_crops: crops(256, 1), ..sampling_of(mode) }.test(&video, &shape, one, 0);
+        let start = Sampling { test_crops: crops(256, 0), ..sampling_of(mode) }.test(&video, &shape, one, 0);
+        assert_eq!((centre.grid.y.start, centre.grid.x.start), (58.0, 16.0), "{mode:?}");
+        assert_eq!((start.grid.y.start, start.grid.x.start), (0.0, 16.0), "{mode:?}");
+    }
+}
+
 proptest! {
     /// Whatever the video and the step: frames exist and ascend, samples lie inside their interval, which lies inside
     /// the video.
     #[test]
     fn grids_stay_inside_the_video(
         frames in 1usize..400, height in 1usize..500, width in 1usize..500, t in 1usize..33,
-        crop in prop::sample::select(vec![16usize, 64, 112, 158, 224]), mode in 0usize..3, seed in any::<u64>(),
+        crop in prop::sample::select(vec![16usize, 64, 112, 158, 224]), mode in 0usize..3, rule in 0usize..3,
+        view in 0usize..6, seed in any::<u64>(),
     ) {
         let mode = [ResampleMode::Trilinear, ResampleMode::TrilinearAntialias, ResampleMode::Peer][mode];
         let shape = StepShape::square(1, t, crop, 1);
         let video = info(frames, height, width);
-        let sampling = sampling_of(mode);
-        for choice in [sampling.train(&video, &shape, &mut Draws::new(seed, 0, 0)), sampling.eval(&video, &shape)] {
+        let frame_rule = [FrameRule::Window, FrameRule::Segments, FrameRule::Stride][rule];
+        let sampling = Sampling { frames: frame_rule, ..sampling_of(mode) };
+        let views = Views { num_clips: 2, num_crops: 3 };
+        for choice in [
+            sampling.train(&video, &shape, &mut Draws::new(seed, 0, 0)),
+            sampling.eval(&video, &shape),
+            sampling.test(&video, &shape, views, view),
+        ] {
             let indices = &choice.frame_indices;
             prop_assert!(!indices.is_empty() && indices.windows(2).all(|w| w[0] <= w[1]));
             prop_assert!((indices[indices.len() - 1] as usize) < frames);

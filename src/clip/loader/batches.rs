@@ -5,14 +5,26 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::{HostBatch, HostClip, LoaderConfig, LoaderShared, lock};
+use super::{HostBatch, LoadedClip, LoaderConfig, LoaderShared, lock};
+use crate::clip::Views;
 use crate::error::Result;
+use crate::labels::Labels;
 use crate::shape::StepShape;
+
+/// Which clips a slot gives.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Clips {
+    /// One at random, of this epoch.
+    Train(u64),
+    /// The middle one.
+    Eval,
+    /// All views of a test.
+    Test(Views),
+}
 
 /// What an epoch is made of. Slot `i` is the i-th clip of the epoch, over all its batches.
 pub(super) struct Epoch {
-    /// `None`: an evaluation.
-    pub number: Option<u64>,
+    pub clips: Clips,
     pub steps: Vec<StepShape>,
     /// The clip of each slot.
     pub order: Vec<usize>,
@@ -48,8 +60,8 @@ struct QueueState {
     stop: bool,
 }
 
-/// The clip of a slot and its position in the source; `Ok(None)`: a bad clip of an evaluation.
-type SlotResult = Result<Option<(usize, HostClip)>>;
+/// The clips of a slot: one, in a test all views of a video; none for a bad video of an evaluation or a test.
+type SlotResult = Result<Vec<LoadedClip>>;
 
 impl Batches {
     pub(super) fn start(loader: &Arc<LoaderShared>, config: &LoaderConfig, epoch: Epoch, first_step: usize) -> Batches {
@@ -89,27 +101,33 @@ impl Batches {
         let mut batch = HostBatch {
             shape,
             clips: Vec::with_capacity(shape.clips),
-            labels: Vec::with_capacity(shape.clips),
+            labels: Labels::Classes(vec![]),
             names: Vec::with_capacity(shape.clips),
             indices: Vec::with_capacity(shape.clips),
             data_wait_s: begin.elapsed().as_secs_f64(),
         };
         let source = &self.queue.loader.source;
+        let mut label_sets = Vec::with_capacity(shape.clips);
         for slot in slots {
             match slot {
-                Ok(Some((idx, clip))) => {
-                    batch.clips.push(clip);
-                    batch.labels.push(source.label(idx));
-                    batch.names.push(source.name(idx));
-                    batch.indices.push(idx);
+                Ok(clips) => {
+                    for LoadedClip { idx, clip, labels } in clips {
+                        batch.clips.push(clip);
+                        batch.names.push(source.name(idx));
+                        batch.indices.push(idx);
+                        label_sets.push(labels);
+                    }
                 }
-                Ok(None) => {}
                 Err(error) => {
                     self.next_step = self.queue.epoch.steps.len();
                     return Some(Err(error));
                 }
             }
         }
+        batch.labels = match source.is_multi_label() {
+            true => Labels::Sets(label_sets),
+            false => Labels::Classes(batch.indices.iter().map(|&idx| source.label(idx)).collect()),
+        };
         batch.shape.clips = batch.clips.len();
         Some(Ok(batch))
     }
@@ -175,10 +193,14 @@ impl Queue {
 
     fn fill(&self, slot: usize) -> SlotResult {
         let (loader, idx, shape) = (&self.loader, self.epoch.order[slot], &self.epoch.steps[self.step_of(slot)]);
-        match self.epoch.number {
-            Some(epoch) => loader.train_clip(epoch, slot, idx, shape).map(Some),
-            None => Ok(loader.try_clip(idx, &mut |info| loader.sampling.eval(info, shape)).map(|clip| (idx, clip))),
-        }
+        let clips = match self.epoch.clips {
+            Clips::Train(epoch) => return Ok(vec![loader.train_clip(epoch, slot, idx, shape)?]),
+            Clips::Eval => loader.try_clips(idx, false, &mut |info| vec![loader.sampling.eval(info, shape)]),
+            Clips::Test(views) => loader.try_clips(idx, false, &mut |info| {
+                (0..views.count()).map(|view| loader.sampling.test(info, shape, views, view)).collect()
+            }),
+        };
+        Ok(clips.unwrap_or_default())
     }
 
     /// Waits for all slots of `step` and takes them out, in order.
@@ -200,5 +222,5 @@ impl Queue {
 }
 
 fn bytes_of(result: &SlotResult) -> usize {
-    result.as_ref().ok().and_then(Option::as_ref).map_or(0, |(_, clip)| clip.bytes.len())
+    result.iter().flatten().map(|loaded| loaded.clip.bytes.len()).sum()
 }

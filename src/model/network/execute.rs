@@ -85,6 +85,10 @@ impl Network {
             StepOp::CrossEntropy { logits, scale, loss, grad_logits } => {
                 softmax_loss::cross_entropy(s, &x[logits], &step.labels, scale, x[loss].memory(), &x[grad_logits])
             }
+            StepOp::BinaryCrossEntropy { logits, scale, loss, grad_logits } => {
+                let (loss, grad) = (x[loss].memory(), &x[grad_logits]);
+                softmax_loss::binary_cross_entropy(s, &x[logits], &step.targets, scale, loss, grad, None)
+            }
             StepOp::Softmax { logits, probabilities } => softmax_loss::softmax(s, &x[logits], &x[probabilities]),
             StepOp::Sigmoid { logits, probabilities } => softmax_loss::sigmoid(s, &x[logits], &x[probabilities]),
             StepOp::Fused(ref op) => self.launch_fused(step, op),

@@ -38,6 +38,8 @@ pub use state::{NamedArray, OptimizerState, fold_sub_batch_norm};
 
 use crate::device::{Buffer, DType, Device, Slice, Stream, Tensor};
 use crate::error::{Error, Result};
+use crate::labels::Labels;
+use crate::model::config::Loss;
 use crate::model::init::initial_values;
 use crate::model::layers::Model;
 use crate::model::plan::{Lowering, Mode, Plan};
@@ -159,14 +161,14 @@ impl Network {
         Ok(&self.step(mode, shape)?.inputs)
     }
 
-    /// Forward and backward of one batch; gradients replace those of the step before. Returns the cross-entropy of each
-    /// clip; the gradients are those of its mean. Neither parameters nor running statistics change, so that the caller can
+    /// Forward and backward of one batch; gradients replace those of the step before. Returns the loss of each clip; the gradients are those of its mean. Neither parameters nor running statistics change, so that the caller can
     /// drop a step whose loss is not finite. `step_idx` selects the dropout mask.
     ///
     /// # Errors
-    /// A shape that was not prepared, a wrong number of labels, a label that is no class.
-    pub fn forward_backward(&mut self, shape: StepShape, labels: &[u32], step_idx: u64) -> Result<Vec<f32>> {
-        self.write_labels(shape, labels)?;
+    /// A shape that was not prepared, a wrong number of labels, a label that is no class, sets of classes where the model's
+    /// loss takes one class a clip.
+    pub fn forward_backward(&mut self, shape: StepShape, labels: impl Into<Labels>, step_idx: u64) -> Result<Vec<f32>> {
+        self.write_labels(shape, &labels.into())?;
         let step = self.step_idx(Mode::Train, shape)?;
         self.clear_skip_flag()?;
         self.run(step, execute::Pass::Forward, step_idx)?;
@@ -177,8 +179,8 @@ impl Network {
     }
 
     /// The forward half of [`Network::forward_backward`]: batch statistics, logits and the loss of each clip.
-    pub fn forward_train(&mut self, shape: StepShape, labels: &[u32], step_idx: u64) -> Result<Vec<f32>> {
-        self.write_labels(shape, labels)?;
+    pub fn forward_train(&mut self, shape: StepShape, labels: impl Into<Labels>, step_idx: u64) -> Result<Vec<f32>> {
+        self.write_labels(shape, &labels.into())?;
         let step = self.step_idx(Mode::Train, shape)?;
         self.clear_skip_flag()?;
         self.run(step, execute::Pass::Forward, step_idx)?;
@@ -259,9 +261,9 @@ impl Network {
         Ok(grads.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt())
     }
 
-    fn write_labels(&self, shape: StepShape, labels: &[u32]) -> Result<()> {
+    fn write_labels(&self, shape: StepShape, labels: &Labels) -> Result<()> {
         let (classes, step) = (self.model.config.num_classes, self.step(Mode::Train, shape)?);
-        if let Some((clip, label)) = labels.iter().enumerate().find(|(_, l)| **l as usize >= classes) {
+        if let Some((clip, label)) = labels.out_of_range(classes) {
             return Err(Error::Data(format!(
                 "clip {clip} of the batch has label {label}; the model has {classes} classes"
             )));
@@ -272,7 +274,14 @@ impl Network {
                 format!("expected {} (grid {shape}), got {}", shape.clips, labels.len()),
             ));
         }
-        step.labels.write(labels)
+        match (self.model.config.loss, labels) {
+            (Loss::BinaryCrossEntropy, labels) => step.targets.memory().write(&labels.multi_hot(classes)),
+            (Loss::CrossEntropy, Labels::Classes(labels)) => step.labels.write(labels),
+            (Loss::CrossEntropy, Labels::Sets(_)) => Err(Error::Data(
+                "clips have sets of classes, cross_entropy takes one class a clip: use MODEL.LOSS_FUNC bce_logit"
+                    .into(),
+            )),
+        }
     }
 
     fn step_idx(&self, mode: Mode, shape: StepShape) -> Result<usize> {

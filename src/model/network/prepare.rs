@@ -12,7 +12,10 @@ pub(super) struct PreparedStep {
     pub plan: Plan,
     pub tensors: Vec<Tensor>,
     pub inputs: Vec<PathwayInput>,
+    /// One class a clip, for cross-entropy.
     pub labels: Slice,
+    /// 1 for every class of a clip, otherwise 0: `[n][1][1][1][classes]`, for binary cross-entropy.
+    pub targets: Tensor,
 }
 
 /// The memory for the largest of `plans` is not to be had.
@@ -53,11 +56,12 @@ impl Network {
         self.workspace = flat(&device, largest(&|p| p.workspace_bytes.div_ceil(4))).map_err(&too_large)?;
         let arena = Buffer::zeroed(&device, largest(&|p| p.arena_bytes)).map_err(&too_large)?;
         let labels = Buffer::zeroed(&device, largest(&|p| p.shape.clips * 4))?;
+        let targets = Buffer::zeroed(&device, largest(&|p| p.shape.clips * 4) * self.model.config.num_classes)?;
         let inputs = (0..self.model.num_pathways())
             .map(|i| Buffer::zeroed(&device, largest(&|p| p.input_bytes(i))))
             .collect::<Result<Vec<_>>>()?;
         for plan in plans {
-            let step = self.bind(plan, &arena, &inputs, &labels)?;
+            let step = self.bind(plan, &arena, &inputs, [&labels, &targets])?;
             self.steps.push(step);
         }
         Ok(())
@@ -74,7 +78,13 @@ impl Network {
     }
 
     /// Gives the tensors of `plan` their memory.
-    fn bind(&self, plan: Plan, arena: &Buffer, inputs: &[Buffer], labels: &Buffer) -> Result<PreparedStep> {
+    fn bind(
+        &self,
+        plan: Plan,
+        arena: &Buffer,
+        inputs: &[Buffer],
+        [labels, targets]: [&Buffer; 2],
+    ) -> Result<PreparedStep> {
         let tensors = plan
             .tensors
             .iter()
@@ -101,6 +111,8 @@ impl Network {
             })
             .collect();
         let labels = labels.slice_of(DType::U32, 0, plan.shape.clips)?;
-        Ok(PreparedStep { plan, tensors, inputs, labels })
+        let shape = plan.tensors[plan.logits].shape;
+        let targets = Tensor::new(targets.slice_of(DType::F32, 0, shape.num_elements())?, shape, shape.c)?;
+        Ok(PreparedStep { plan, tensors, inputs, labels, targets })
     }
 }

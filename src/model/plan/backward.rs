@@ -14,7 +14,8 @@ impl Planner<'_> {
     pub(super) fn backward(&mut self) -> Result<()> {
         let forward = self.plan.forward.clone();
         // One forward op a layer, in order; a concatenation has none.
-        let mut ops = forward.iter().rev().skip_while(|op| matches!(op, StepOp::CrossEntropy { .. }));
+        let is_loss = |op: &&StepOp| matches!(op, StepOp::CrossEntropy { .. } | StepOp::BinaryCrossEntropy { .. });
+        let mut ops = forward.iter().rev().skip_while(is_loss);
         for layer in self.model.layers.iter().rev() {
             if layer.op == LayerOp::Concat {
                 self.concat_backward(layer);
@@ -126,6 +127,7 @@ impl Planner<'_> {
             | StepOp::AttentionBackward { .. }
             | StepOp::LinearBackward { .. }
             | StepOp::CrossEntropy { .. }
+            | StepOp::BinaryCrossEntropy { .. }
             | StepOp::Softmax { .. }
             | StepOp::Sigmoid { .. }
             | StepOp::Fused(_) => {

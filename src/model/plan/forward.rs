@@ -3,6 +3,7 @@
 use super::{Mode, Planner, StepOp, TensorId};
 use crate::device::DType;
 use crate::error::{Error, Result};
+use crate::model::config::Loss;
 use crate::model::layers::{Layer, LayerOp, NormId, ValueId};
 use crate::ops::attention::Instantiation;
 use crate::ops::batch_norm::BatchNorm;
@@ -228,7 +229,10 @@ impl Planner<'_> {
                 self.grads[logits_value] = Some(grad_logits);
                 self.is_grad_written[logits_value] = true;
                 let scale = 1.0 / self.plan.shape.clips as f32;
-                self.plan.forward.push(StepOp::CrossEntropy { logits, scale, loss, grad_logits });
+                self.plan.forward.push(match self.model.config.loss {
+                    Loss::CrossEntropy => StepOp::CrossEntropy { logits, scale, loss, grad_logits },
+                    Loss::BinaryCrossEntropy => StepOp::BinaryCrossEntropy { logits, scale, loss, grad_logits },
+                });
                 loss
             }
             Mode::Eval => self.scores(logits),

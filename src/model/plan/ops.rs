@@ -88,6 +88,8 @@ pub enum StepOp {
     },
     /// `softmax_loss::cross_entropy`; `scale` multiplies the sum of the clips' losses.
     CrossEntropy { logits: TensorId, scale: f32, loss: TensorId, grad_logits: TensorId },
+    /// `softmax_loss::binary_cross_entropy`, likewise.
+    BinaryCrossEntropy { logits: TensorId, scale: f32, loss: TensorId, grad_logits: TensorId },
     /// `softmax_loss::softmax`.
     Softmax { logits: TensorId, probabilities: TensorId },
     /// `softmax_loss::sigmoid`.
@@ -155,7 +157,10 @@ impl StepOp {
             StepOp::Dropout { .. } => OpKind::Dropout,
             StepOp::Linear { .. } => OpKind::LinearForward,
             StepOp::LinearBackward { .. } => OpKind::LinearBackward,
-            StepOp::CrossEntropy { .. } | StepOp::Softmax { .. } | StepOp::Sigmoid { .. } => OpKind::Loss,
+            StepOp::CrossEntropy { .. }
+            | StepOp::BinaryCrossEntropy { .. }
+            | StepOp::Softmax { .. }
+            | StepOp::Sigmoid { .. } => OpKind::Loss,
             StepOp::Fused(op) => op.kind(),
         }
     }
@@ -176,9 +181,10 @@ impl StepOp {
             | StepOp::PoolGradInput { grad_output, .. }
             | StepOp::AttentionBackward { grad_output, .. }
             | StepOp::LinearBackward { grad_output, .. } => grad_output,
-            StepOp::CrossEntropy { logits, .. } | StepOp::Softmax { logits, .. } | StepOp::Sigmoid { logits, .. } => {
-                logits
-            }
+            StepOp::CrossEntropy { logits, .. }
+            | StepOp::BinaryCrossEntropy { logits, .. }
+            | StepOp::Softmax { logits, .. }
+            | StepOp::Sigmoid { logits, .. } => logits,
             StepOp::Fused(ref op) => op.subject(),
         }
     }
@@ -277,7 +283,8 @@ impl StepOp {
             StepOp::LinearBackward { input, grad_output, grad_input, .. } => {
                 all(&[Read(input), Read(grad_output), Write(grad_input)]);
             }
-            StepOp::CrossEntropy { logits, loss, grad_logits, .. } => {
+            StepOp::CrossEntropy { logits, loss, grad_logits, .. }
+            | StepOp::BinaryCrossEntropy { logits, loss, grad_logits, .. } => {
                 all(&[Read(logits), Write(loss), Write(grad_logits)]);
             }
             StepOp::Softmax { logits, probabilities } | StepOp::Sigmoid { logits, probabilities } => {

@@ -1,8 +1,9 @@
 //! Networks: repeatable, gradients true, state in and out, shapes that share memory.
 
 use vcycle::device::Device;
+use vcycle::labels::Labels;
 use vcycle::model::network::{PreciseStatistics, fold_sub_batch_norm};
-use vcycle::model::{Arch, HeadActivation, Mode, Model, ModelConfig, NamedArray, Network, Transform};
+use vcycle::model::{Arch, HeadActivation, Loss, Mode, Model, ModelConfig, NamedArray, Network, Transform};
 use vcycle::optimizer::SgdConfig;
 use vcycle::shape::StepShape;
 
@@ -178,6 +179,37 @@ fn parameters_start_as_pyslowfast_does() {
         network(&config, 8).state_dict().expect("state").iter().find(|a| a.name == filter.name).expect("filter")
             != filter
     );
+}
+
+/// The loss of sets of classes is the reference's, its gradients make it fall, and cross-entropy takes no sets.
+#[test]
+fn sets_of_classes_are_trained_by_binary_cross_entropy() {
+    let shape = StepShape::square(3, 4, 32, 1);
+    let sets = Labels::Sets(vec![vec![0, 3], vec![], vec![1]]);
+    let mut network = network(&ModelConfig { loss: Loss::BinaryCrossEntropy, ..tiny(Arch::Slow) }, 1);
+    network.prepare(&[shape], &[]).expect("prepare");
+    write_random(&network, Mode::Train, shape, "sets");
+    let first = network.forward_backward(shape, &sets, 0).expect("step");
+    let logits: Vec<f64> = network.train_logits(shape).expect("logits").iter().map(|&l| f64::from(l)).collect();
+    let targets: Vec<f64> = sets.multi_hot(4).iter().map(|&t| f64::from(t)).collect();
+    for (clip, &loss) in first.iter().enumerate() {
+        let rows = (4 * clip..4 * clip + 4).map(|i| (logits[i], targets[i]));
+        let want = rows.map(|(x, t)| (1.0 + x.exp()).ln() - t * x).sum::<f64>() / 4.0;
+        assert!((f64::from(loss) - want).abs() < 1e-5, "clip {clip}: {loss}, expected {want}");
+    }
+    let mut last = first.clone();
+    for step in 0..12 {
+        network.sgd_step(0.05, &SgdConfig::default()).expect("sgd");
+        write_random(&network, Mode::Train, shape, "sets");
+        last = network.forward_backward(shape, &sets, step).expect("step");
+    }
+    assert!(last.iter().sum::<f32>() < 0.7 * first.iter().sum::<f32>(), "{first:?} to {last:?}");
+    // A single label is a set of one.
+    assert!(network.forward_backward(shape, &[0, 1, 2], 0).is_ok());
+    let mut single = self::network(&tiny(Arch::Slow), 1);
+    single.prepare(&[shape], &[]).expect("prepare");
+    let error = single.forward_backward(shape, &sets, 0).unwrap_err().to_string();
+    assert!(error.contains("bce_logit"), "{error}");
 }
 
 #[test]
