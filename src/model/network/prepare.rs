@@ -5,7 +5,7 @@ use crate::device::{Buffer, DType, Slice, Tensor};
 use crate::error::{Error, Result};
 use crate::model::pathways::slow_pathway_indices;
 use crate::model::plan::{Mode, Place, Plan};
-use crate::shape::StepShape;
+use crate::shape::{ActivationShape, StepShape};
 
 /// A plan whose tensors have memory.
 pub(super) struct PreparedStep {
@@ -111,7 +111,7 @@ impl Network {
             })
             .collect();
         let labels = labels.slice_of(DType::U32, 0, plan.shape.clips)?;
-        let shape = plan.tensors[plan.logits].shape;
+        let shape = ActivationShape::new(plan.shape.clips, 1, 1, 1, self.model.config.num_classes);
         let targets = Tensor::new(targets.slice_of(DType::F32, 0, shape.num_elements())?, shape, shape.c)?;
         Ok(PreparedStep { plan, tensors, inputs, labels, targets })
     }

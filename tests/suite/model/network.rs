@@ -39,7 +39,7 @@ fn train(config: &ModelConfig, threads: usize) -> (Vec<f32>, Vec<NamedArray>) {
         for step in 0..4 {
             let shape = shapes[step % 2];
             write_random(&network, Mode::Train, shape, &format!("step{step}"));
-            losses.extend(network.forward_backward(shape, &labels(shape), step as u64).expect("step"));
+            losses.extend(network.forward_backward(shape, labels(shape), step as u64).expect("step"));
             network.update_running_statistics(shape).expect("running");
             network.sgd_step(0.05, &SgdConfig::default()).expect("sgd");
         }
@@ -76,7 +76,7 @@ fn gradients_agree_with_finite_differences() {
         start.iter_mut().filter(|a| a.name.ends_with(last)).for_each(|a| a.values.fill(0.2));
         network.load_state_dict(&start).expect("state");
         let mean_loss = |network: &mut Network| -> f64 {
-            let losses = network.forward_backward(shape, &labels(shape), 0).expect("step");
+            let losses = network.forward_backward(shape, labels(shape), 0).expect("step");
             losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64
         };
         mean_loss(&mut network);
@@ -118,7 +118,7 @@ fn state_goes_out_and_in() {
     let shape = StepShape::square(2, 8, 32, 1);
     let step = |network: &mut Network, i: u64| -> Vec<f32> {
         write_random(network, Mode::Train, shape, &format!("step{i}"));
-        let losses = network.forward_backward(shape, &labels(shape), i).expect("step");
+        let losses = network.forward_backward(shape, labels(shape), i).expect("step");
         network.update_running_statistics(shape).expect("running");
         network.sgd_step(0.05, &SgdConfig::default()).expect("sgd");
         losses
@@ -274,7 +274,7 @@ fn shapes_share_memory_without_a_trace() {
         let mut last = vec![];
         for &shape in shapes.iter().rev() {
             write_random(&network, Mode::Train, shape, "x");
-            last = network.forward_backward(shape, &labels(shape), 0).expect("step");
+            last = network.forward_backward(shape, labels(shape), 0).expect("step");
         }
         (last, network.gradients().expect("gradients"))
     };
@@ -291,7 +291,7 @@ fn precise_statistics_of_one_batch_are_that_batch() {
     let mut precise = PreciseStatistics::new(&network);
     assert!(precise.apply(&mut network).is_err(), "no batch yet");
     write_random(&network, Mode::Train, shape, "x");
-    network.forward_train(shape, &labels(shape), 0).expect("forward");
+    network.forward_train(shape, labels(shape), 0).expect("forward");
     let train_logits = network.train_logits(shape).expect("logits");
     precise.add(&network, shape).expect("add");
     precise.apply(&mut network).expect("apply");
