@@ -65,3 +65,31 @@ impl LearningRate {
         next.saturating_sub(1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cosine(warmup_epochs: f64, cosine_after_warmup: bool) -> LearningRate {
+        let rates = Solver { base_lr: 0.9, cosine_end_lr: 0.1, warmup_start_lr: 0.01, ..Solver::default() };
+        LearningRate::of(&Solver { max_epoch: 12, warmup_epochs, cosine_after_warmup, ..rates })
+    }
+
+    /// Half a cosine from 0.9 to 0.1 over 12 epochs, by hand: 0.1 + 0.4 (1 + cos(pi epoch / 12)).
+    #[test]
+    fn a_cosine_ends_where_it_should() {
+        for (epoch, rate) in [(0.0, 0.9), (4.0, 0.7), (6.0, 0.5), (8.0, 0.3), (12.0, 0.1)] {
+            assert!((cosine(0.0, false).at(epoch) - rate).abs() < 1e-12, "{epoch}");
+        }
+    }
+
+    /// A straight line from 0.01 to the policy's rate at epoch 4: 0.7, or 0.9 where the cosine begins only then.
+    #[test]
+    fn a_cosine_begins_with_the_run_or_after_the_warm_up() {
+        for (epoch, rate, rate_after) in [(0.0, 0.01, 0.01), (2.0, 0.355, 0.455), (4.0, 0.7, 0.9), (8.0, 0.3, 0.5)] {
+            assert!((cosine(4.0, false).at(epoch) - rate).abs() < 1e-12, "{epoch}");
+            assert!((cosine(4.0, true).at(epoch) - rate_after).abs() < 1e-12, "{epoch}");
+        }
+        assert!((cosine(4.0, true).at(12.0) - 0.1).abs() < 1e-12);
+    }
+}

@@ -1,4 +1,10 @@
-//! Accuracy from logits and labels on the host. Must not know of devices or models.
+//! Accuracy, average precision and confusion from scores and labels on the host. Must not know of devices or models.
+
+mod average_precision;
+mod confusion;
+
+pub use average_precision::{average_precisions, mean_average_precision};
+pub use confusion::{ConfusionMatrix, top_classes};
 
 use crate::error::{Error, Result};
 use crate::ops::softmax_loss::rank;
