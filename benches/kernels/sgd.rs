@@ -25,6 +25,7 @@ pub fn bench(c: &mut Criterion) {
         skip_flag: None,
         scaling: LossScaling::FIXED,
         max_grad_norm: f32::INFINITY,
+        max_grad_value: f32::INFINITY,
     };
     let plain = Arrays::new(&params, &grads, &momentum);
     let executor = if *device == Device::Cpu { "cpu" } else { "vector4" };

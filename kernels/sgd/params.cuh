@@ -46,6 +46,7 @@ struct SgdUpdateParams {
     uint64_t lr_address;               // float that takes the place of lr, or 0
     uint64_t state;                    // SgdState, or 0
     float lr, momentum_factor, take;   // take: 1 - dampening
-    uint32_t nesterov, first_step, reserved;
+    float max_grad_value;              // infinite: no clipping
+    uint32_t nesterov, first_step;
 };
 static_assert(sizeof(SgdUpdateParams) == 80, "mirrored in Rust");

@@ -108,13 +108,16 @@ SIMT_EXPORT(sgd_check_vector4_f32)
 // ---- update ----------------------------------------------------------------------------------------------------------
 
 struct Rule {
-    float lr, factor, weight_decay, mu, take, from_g, from_m;
+    float lr, factor, max_value, weight_decay, mu, take, from_g, from_m;
     bool has_momentum, is_first;
 };
 
 // One element: torch.optim.SGD.
 __device__ __forceinline__ void update(const Rule& r, float& p, float g, float& m) {
-    g = fmaf(r.weight_decay, p, r.factor * g);
+    g *= r.factor;
+    // Comparisons, so that a NaN stays one.
+    g = g > r.max_value ? r.max_value : g < -r.max_value ? -r.max_value : g;
+    g = fmaf(r.weight_decay, p, g);
     // A choice, not a product with zero: what the momentum held before the first step may be anything.
     if (r.has_momentum) m = r.is_first ? g : fmaf(r.mu, m, r.take * g);
     const float step = r.has_momentum ? fmaf(r.from_m, m, r.from_g * g) : g;
@@ -129,6 +132,7 @@ __device__ __forceinline__ void sgd_update(const SgdUpdateParams& p) {
     Rule rule;
     rule.lr = p.lr_address ? *reinterpret_cast<const float*>(p.lr_address) : p.lr;
     rule.factor = state != nullptr ? state->factor : 1.0f;
+    rule.max_value = p.max_grad_value;
     rule.weight_decay = task.weight_decay, rule.mu = p.momentum_factor, rule.take = p.take;
     rule.from_g = p.nesterov ? 1.0f : 0.0f, rule.from_m = p.nesterov ? p.momentum_factor : 1.0f;
     rule.has_momentum = p.momentum_factor != 0.0f;

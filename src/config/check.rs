@@ -105,6 +105,15 @@ impl Config {
             solver.max_epoch > 0, "SOLVER.MAX_EPOCH: expected at least 1, got 0";
             solver.warmup_epochs >= 0.0, "SOLVER.WARMUP_EPOCHS: expected a number >= 0, got {}", solver.warmup_epochs;
             (0.0..1.0).contains(&solver.momentum), "SOLVER.MOMENTUM: expected a number in [0, 1), got {}", solver.momentum;
+            (0.0..=1.0).contains(&solver.dampening), "SOLVER.DAMPENING: expected a number in [0, 1], got {}", solver.dampening;
+            !solver.nesterov || (solver.momentum > 0.0 && solver.dampening == 0.0),
+                "SOLVER.NESTEROV: expected a momentum and no dampening, got SOLVER.MOMENTUM {} and DAMPENING {}; set it to False",
+                solver.momentum, solver.dampening;
+            solver.clip_grad_val.is_none_or(|v| v >= 0.0), "SOLVER.CLIP_GRAD_VAL: expected a number >= 0 or None, got {:?}", solver.clip_grad_val;
+            solver.clip_grad_l2norm.is_none_or(|v| v >= 0.0),
+                "SOLVER.CLIP_GRAD_L2NORM: expected a number >= 0 or None, got {:?}", solver.clip_grad_l2norm;
+            solver.clip_grad_val.unwrap_or(0.0) == 0.0 || solver.clip_grad_l2norm.unwrap_or(0.0) == 0.0,
+                "SOLVER.CLIP_GRAD_VAL and CLIP_GRAD_L2NORM: expected one of them, got {:?} and {:?}", solver.clip_grad_val, solver.clip_grad_l2norm;
             solver.weight_decay >= 0.0, "SOLVER.WEIGHT_DECAY: expected a number >= 0, got {}", solver.weight_decay;
         }
         let (steps, max_epoch) = (&solver.steps, solver.max_epoch);

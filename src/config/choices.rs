@@ -105,6 +105,16 @@ choice! {
 }
 
 choice! {
+    /// VCYCLE.PRECISE_BN_SHAPE: which batches BN.USE_PRECISE_STATS looks at.
+    PreciseBnShape {
+        /// TRAIN.BATCH_SIZE, DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE: the shape that is evaluated.
+        Default = "default",
+        /// The shape that the long cycle stands at, without the short cycle: what PySlowFast's loader gives.
+        LongCycle = "long_cycle",
+    }
+}
+
+choice! {
     /// VCYCLE.RESAMPLE: how source frames become the pixels of a grid.
     Resample {
         /// Linear in t, y and x at fractional positions.

@@ -142,6 +142,24 @@ impl Leaf for String {
     }
 }
 
+impl<T: Leaf> Leaf for Option<T> {
+    fn expected() -> String {
+        format!("{} or None", T::expected())
+    }
+    fn expected_plural() -> String {
+        format!("{} or None", T::expected_plural())
+    }
+    fn read(value: &Value) -> Option<Option<T>> {
+        match value {
+            Value::None => Some(None),
+            other => T::read(other).map(Some),
+        }
+    }
+    fn value(&self) -> Value {
+        self.as_ref().map_or(Value::None, Leaf::value)
+    }
+}
+
 impl<T: Leaf> Leaf for Vec<T> {
     fn expected() -> String {
         format!("a list of {}", T::expected_plural())

@@ -2,7 +2,8 @@
 //! Names and defaults are those of PySlowFast (slowfast/config/defaults.py); `VCYCLE` is our own.
 
 use super::choices::{
-    Arch, Dataset, HeadAct, LossFunc, LrPolicy, ModelName, NormType, OptimizingMethod, Resample, TransFunc,
+    Arch, Dataset, HeadAct, LossFunc, LrPolicy, ModelName, NormType, OptimizingMethod, PreciseBnShape, Resample,
+    TransFunc,
 };
 use super::entry::section;
 
@@ -41,7 +42,7 @@ section! {
 section! {
     /// Section BN.
     Bn {
-        /// Recomputes the running statistics at the default shape before each validation.
+        /// Recomputes the running statistics before each validation, at the shape of VCYCLE.PRECISE_BN_SHAPE.
         use_precise_stats: bool = false;
         /// Batches for that.
         num_batches_precise: usize = 200;
@@ -203,6 +204,10 @@ section! {
         cosine_after_warmup: bool = false;
         /// No weight decay for parameters of one dimension.
         zero_wd_1d_param: bool = false;
+        /// Cuts every element of the gradient off at this absolute value; None or 0 does not.
+        clip_grad_val: Option<f64> = None;
+        /// Scales the gradient of all parameters together down to this norm; None or 0 does not.
+        clip_grad_l2norm: Option<f64> = None;
     }
 }
 
@@ -270,6 +275,8 @@ section! {
     Vcycle {
         /// How source frames become the pixels of a grid.
         resample: Resample = Resample::Trilinear;
+        /// Which batches BN.USE_PRECISE_STATS looks at.
+        precise_bn_shape: PreciseBnShape = PreciseBnShape::Default;
         /// Decoded clips that are kept in memory, GiB for training and as much for validation; the rest is decoded each time.
         cache_gib: f64 = 1.0;
         /// Checkpoints kept, the newest.

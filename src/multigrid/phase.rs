@@ -104,6 +104,11 @@ impl Phase {
         }
     }
 
+    /// The shape of the long cycle, without the short cycle.
+    pub fn long_cycle_shape(&self) -> StepShape {
+        StepShape::square(self.clips, self.frames, self.crop_px, self.splits)
+    }
+
     /// The shape of iteration `iteration` (from 0) of an epoch; the short cycle starts anew with every epoch.
     pub fn step_shape(&self, iteration: usize) -> StepShape {
         let grid = &self.grids[iteration % self.grids.len()];

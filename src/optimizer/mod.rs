@@ -20,6 +20,10 @@ pub struct SgdConfig {
     pub bn_weight_decay: f32,
     /// SOLVER.ZERO_WD_1D_PARAM: no weight decay for the projection's bias.
     pub zero_wd_1d_param: bool,
+    /// SOLVER.CLIP_GRAD_L2NORM: gradients are scaled down to this norm, all of them together.
+    pub clip_grad_l2norm: Option<f32>,
+    /// SOLVER.CLIP_GRAD_VAL: every element is cut off there.
+    pub clip_grad_val: Option<f32>,
 }
 
 impl Default for SgdConfig {
@@ -32,6 +36,8 @@ impl Default for SgdConfig {
             weight_decay: 1e-4,
             bn_weight_decay: 0.0,
             zero_wd_1d_param: false,
+            clip_grad_l2norm: None,
+            clip_grad_val: None,
         }
     }
 }
@@ -47,6 +53,9 @@ impl SgdConfig {
             weight_decay: solver.weight_decay as f32,
             bn_weight_decay: config.bn.weight_decay as f32,
             zero_wd_1d_param: solver.zero_wd_1d_param,
+            // PySlowFast takes 0 for no clipping.
+            clip_grad_l2norm: solver.clip_grad_l2norm.filter(|limit| *limit > 0.0).map(|limit| limit as f32),
+            clip_grad_val: solver.clip_grad_val.filter(|limit| *limit > 0.0).map(|limit| limit as f32),
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::step::Road;
 use super::{Progress, Trainer};
 use crate::clip::Loader;
+use crate::config::PreciseBnShape;
 use crate::error::Result;
 use crate::labels::Labels;
 use crate::metrics::Accuracy;
@@ -36,10 +37,13 @@ impl Trainer {
         evaluate(&mut self.road, &self.val, self.schedule.evaluation_shape(), progress, stop)
     }
 
-    /// Replaces the running statistics by those of many batches under the present weights (BN.USE_PRECISE_STATS), at
-    /// the default shape without short cycle. False when `stop` was set meanwhile.
+    /// Replaces the running statistics by those of many batches under the present weights (BN.USE_PRECISE_STATS),
+    /// without short cycle. False when `stop` was set meanwhile.
     fn measure_statistics(&mut self, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<bool> {
-        let shape = self.default_shape;
+        let shape = match self.config.vcycle.precise_bn_shape {
+            PreciseBnShape::Default => self.default_shape,
+            PreciseBnShape::LongCycle => self.schedule.phase(self.state.epoch as usize).long_cycle_shape(),
+        };
         let available = (self.train.source().len() / shape.clips).max(1);
         let steps = vec![shape; self.config.bn.num_batches_precise.min(available).max(1)];
         let mut statistics = PreciseStatistics::new(&self.road.network);

@@ -22,8 +22,10 @@ pub(super) struct Road {
 /// What a training step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct StepResult {
-    /// Mean loss of the batch; `None` where it or, with kernels, a gradient was not finite, and the step therefore without effect.
+    /// Mean loss of the batch; `None` where it, a statistic or a gradient was not finite, and the step therefore without effect.
     pub loss: Option<f64>,
+    /// l2 norm of the gradient before clipping, where the step had an effect.
+    pub grad_norm: Option<f64>,
     /// Clips that were recognised; `None` where they have several labels.
     pub hits: Option<usize>,
 }
@@ -50,18 +52,25 @@ impl Road {
         Ok(Road { network, upload: Upload::new(&device)?, resample, resample_workspace })
     }
 
-    /// A training step, the `iteration`-th. Where the loss is not finite nothing changes: no parameter, no running statistic. With
-    /// kernels the same goes for gradients.
+    /// A training step, the `iteration`-th. Where the loss, a statistic or a gradient is not finite nothing changes: no parameter,
+    /// no running statistic.
     pub fn train(&mut self, batch: &HostBatch, iteration: u64, lr: f64, sgd: &SgdConfig) -> Result<StepResult> {
         let (shape, labels) = (batch.shape, &batch.labels);
         self.fill_inputs(Mode::Train, shape, batch)?;
         let losses = self.network.forward_backward(shape, labels, iteration)?;
         let mut loss = mean_if_finite(&losses);
+        if *self.device() == Device::Cpu && !self.network.are_statistics_finite(shape)? {
+            loss = None;
+        }
+        let mut grad_norm = None;
         if loss.is_some() {
             self.network.sgd_step(lr as f32, sgd)?;
             match self.network.is_update_skipped()? {
                 true => loss = None,
-                false => self.network.update_running_statistics(shape)?,
+                false => {
+                    grad_norm = Some(f64::from(self.network.last_grad_norm()?));
+                    self.network.update_running_statistics(shape)?;
+                }
             }
         }
         let hits = match labels {
@@ -70,7 +79,7 @@ impl Road {
             }
             Labels::Sets(_) => None,
         };
-        Ok(StepResult { loss, hits })
+        Ok(StepResult { loss, grad_norm, hits })
     }
 
     /// The forward half of a training step, for its batch-norm statistics.
@@ -199,6 +208,42 @@ mod tests {
         }
         assert!(plain.network.state_dict().unwrap() == disturbed.network.state_dict().unwrap());
         assert!(plain.network.optimizer_state().unwrap() == disturbed.network.optimizer_state().unwrap());
+    }
+
+    /// Batch norms of nothing but zeros: their outputs are finite, their gradients are infinite.
+    #[test]
+    fn a_step_without_finite_gradients_changes_nothing() {
+        let mut road = road();
+        let mut state = road.network.state_dict().unwrap();
+        for array in &mut state {
+            match (array.shape.len(), array.name.rsplit('.').next()) {
+                (5, _) => array.values.fill(0.0),
+                (2, _) => array.values.iter_mut().for_each(|w| *w *= 1e6),
+                (1, Some("weight")) => array.values.fill(1e36),
+                (1, Some("bias")) => array.values.fill(1.0),
+                _ => {}
+            }
+        }
+        road.network.load_state_dict(&state).unwrap();
+        let before = (road.network.state_dict().unwrap(), road.network.optimizer_state().unwrap().momentum);
+        let losses = road.network.forward_backward(SHAPE, &[0, 2], 0).unwrap();
+        assert!(mean_if_finite(&losses).is_some());
+        let result = road.train(&batch(), 0, 0.1, &SgdConfig::default()).unwrap();
+        assert_eq!((result.loss, result.grad_norm), (None, None));
+        assert!(road.network.is_update_skipped().unwrap() && road.network.last_grad_norm().unwrap().is_nan());
+        let after = (road.network.state_dict().unwrap(), road.network.optimizer_state().unwrap().momentum);
+        assert!(after == before);
+    }
+
+    /// Inputs so large that a variance overflows: losses and gradients may be finite, the running statistics would not be.
+    #[test]
+    fn a_step_without_finite_statistics_changes_nothing() {
+        let mut road = road();
+        road.resample.mean = [1e30; 3];
+        let before = road.network.state_dict().unwrap();
+        assert_eq!(road.train(&batch(), 0, 0.1, &SgdConfig::default()).unwrap().loss, None);
+        assert!(!road.network.are_statistics_finite(SHAPE).unwrap());
+        assert!(road.network.state_dict().unwrap() == before);
     }
 
     #[test]

@@ -176,7 +176,7 @@ fn keys_that_ask_for_what_is_not_built_are_refused_by_name() {
         ("DETECTION.ENABLE", "True"),
         ("AUG.ENABLE", "True"),
         ("MIXUP.ENABLE", "True"),
-        ("SOLVER.CLIP_GRAD_VAL", "1.0"),
+        ("SOLVER.LARS_ON", "True"),
         ("SOLVER.OPTIMIZING_METHOD", "adamw"),
         ("NUM_SHARDS", "2"),
         ("TASK", "ssl"),

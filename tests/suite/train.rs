@@ -225,7 +225,16 @@ fn learns_a_few_clips() {
 fn a_run_killed_anywhere_goes_on_with_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, killed_at) = (folder.path().join("whole"), [1, 7, 12, 13, 20, 31]);
-    let config = multigrid_config(&["BN.USE_PRECISE_STATS", "True", "BN.NUM_BATCHES_PRECISE", "3"]);
+    let config = multigrid_config(&[
+        "BN.USE_PRECISE_STATS",
+        "True",
+        "BN.NUM_BATCHES_PRECISE",
+        "3",
+        "VCYCLE.PRECISE_BN_SHAPE",
+        "long_cycle",
+        "SOLVER.CLIP_GRAD_L2NORM",
+        "0.5",
+    ]);
     let copy_of = |iteration: u64| folder.path().join(iteration.to_string());
     let mut watch = Watch::new(|iteration| {
         if killed_at.contains(&iteration) {
@@ -247,6 +256,24 @@ fn a_run_killed_anywhere_goes_on_with_the_same_bits() {
         assert_eq!(got.0, expected.0, "log after a kill at iteration {iteration}");
         assert!(got.1 == expected.1, "checkpoint after a kill at iteration {iteration}");
     }
+}
+
+/// At the default shape, or where the long cycle stands: the first evaluation comes at the coarsest shape.
+#[test]
+fn precise_statistics_are_measured_where_the_key_says() {
+    let val_losses = |shape: &str| -> Vec<f64> {
+        let folder = tempfile::tempdir().unwrap();
+        let precise = ["BN.USE_PRECISE_STATS", "True", "BN.NUM_BATCHES_PRECISE", "2", "VCYCLE.PRECISE_BN_SHAPE", shape];
+        let config = multigrid_config(&precise);
+        let stop = AtomicBool::new(false);
+        let mut trainer = trainer(&config, Colours::new(24), folder.path(), Start::New).unwrap();
+        let mut watch = Watch::new(|iteration| stop.store(iteration >= 12, Ordering::Relaxed));
+        trainer.run(&mut watch, &stop).unwrap();
+        epochs(folder.path()).iter().filter_map(|epoch| epoch.val_loss).collect()
+    };
+    let (default, long_cycle) = (val_losses("default"), val_losses("long_cycle"));
+    assert!(!default.is_empty() && default.len() == long_cycle.len(), "{default:?} {long_cycle:?}");
+    assert_ne!(default[0], long_cycle[0]);
 }
 
 #[test]

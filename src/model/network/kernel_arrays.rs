@@ -1,14 +1,13 @@
 //! What executors with kernels hold beside the f32 arrays: 16-bit copies of the parameters, tables of the running statistics, and
-//! what keeps a step that went wrong from harm.
+//! a flag for statistics that are not finite.
 
 use half::{bf16, f16};
 
-use super::{Arrays, Network};
-use crate::device::{Buffer, DType, Device, Slice, Stream};
+use super::Network;
+use crate::device::{Buffer, DType, Device, Slice};
 use crate::error::Result;
 use crate::model::layers::Model;
 use crate::ops::batch_norm::{self, BatchNorm};
-use crate::ops::sgd::{self, Guard, LossScaling, ParamRange, RangeTable, Sgd, State};
 use crate::shape::ActivationShape;
 
 /// The arrays, and their parts by parameter and norm.
@@ -24,10 +23,6 @@ pub(super) struct KernelArrays {
     pub skip: Slice,
     /// Whether the host has seen that flag: the next step clears it.
     is_skip_seen: bool,
-    /// What the optimizer leaves for its next step.
-    state: Slice,
-    /// The ranges of the last update, and its scratch memory.
-    updates: Option<(RangeTable, Slice)>,
 }
 
 impl KernelArrays {
@@ -39,33 +34,7 @@ impl KernelArrays {
         // Offsets of a running pair are apart by the channels rounded up: the pair's place holds a table without a gap.
         let running = model.norms.iter().map(|n| tables.part(n.mean_offset, 2 * n.c)).collect::<Result<Vec<_>>>()?;
         let skip = Buffer::zeroed(device, 4)?.slice_of(DType::U32, 0, 1)?;
-        let state = State::new(1.0).to_device(device)?;
-        let (is_running_fresh, is_skip_seen) = (false, false);
-        Ok(KernelArrays { copies, copy, running, is_running_fresh, skip, is_skip_seen, state, updates: None })
-    }
-
-    /// An optimizer step, without effect where a gradient or a statistic of the step before it is not finite.
-    pub fn update(&mut self, stream: &Stream, op: &Sgd, ranges: &[ParamRange], a: &Arrays) -> Result<()> {
-        let (table, workspace) = match self.updates.take() {
-            Some(updates) if updates.0.ranges() == ranges => updates,
-            _ => {
-                let table = RangeTable::new(stream.device(), ranges, a.params.len())?;
-                let workspace = super::flat(stream.device(), table.workspace_bytes().div_ceil(4))?;
-                (table, workspace)
-            }
-        };
-        let guard = Guard {
-            state: &self.state,
-            workspace: &workspace,
-            skip_flag: Some(&self.skip),
-            scaling: LossScaling::FIXED,
-            max_grad_norm: f32::INFINITY,
-        };
-        let arrays = sgd::Arrays { copy: Some(&self.copies), ..sgd::Arrays::new(&a.params, &a.grads, &a.momentum) };
-        sgd::step_all(stream, op, &table, &arrays, Some(&guard))?;
-        self.updates = Some((table, workspace));
-        self.is_running_fresh = false;
-        Ok(())
+        Ok(KernelArrays { copies, copy, running, is_running_fresh: false, skip, is_skip_seen: false })
     }
 
     /// Rounds all parameters.
@@ -120,19 +89,5 @@ impl Network {
         let Some(kernel) = &mut self.kernel else { return Ok(losses) };
         kernel.is_skip_seen = kernel.skip.read::<u32>()?[0] != 0;
         Ok(if kernel.is_skip_seen { vec![f32::NAN; losses.len()] } else { losses })
-    }
-
-    /// Whether the last [`Network::sgd_step`] was without effect: with kernels, where a gradient or a statistic was not finite.
-    /// Waits for the device.
-    pub fn is_update_skipped(&self) -> Result<bool> {
-        self.kernel.as_ref().map_or(Ok(false), |kernel| Ok(State::read(&kernel.state)?.skipped != 0))
-    }
-
-    /// Momenta were written from the host.
-    pub(super) fn momenta_changed(&mut self) -> Result<()> {
-        if let Some(kernel) = &mut self.kernel {
-            kernel.state = State::new(1.0).to_device(self.stream.device())?;
-        }
-        Ok(())
     }
 }

@@ -31,6 +31,7 @@ mod precise;
 mod prepare;
 mod profile;
 mod state;
+mod update;
 
 pub use precise::PreciseStatistics;
 pub use profile::Profile;
@@ -44,11 +45,10 @@ use crate::model::init::initial_values;
 use crate::model::layers::Model;
 use crate::model::plan::{Lowering, Mode, Plan};
 use crate::ops::batch_norm;
-use crate::ops::sgd::{self, Sgd};
-use crate::optimizer::{SgdConfig, param_ranges};
 use crate::shape::StepShape;
 use kernel_arrays::KernelArrays;
 use prepare::PreparedStep;
+use update::Updates;
 
 /// The input of one pathway of a step: where `resample` writes.
 #[derive(Clone, Debug)]
@@ -67,6 +67,7 @@ pub struct Network {
     seed: u64,
     arrays: Arrays,
     kernel: Option<KernelArrays>,
+    updates: Updates,
     steps: Vec<PreparedStep>,
     workspace: Slice,
     batches_tracked: u64,
@@ -120,6 +121,7 @@ impl Network {
             seed,
             arrays,
             kernel,
+            updates: Updates::new(device)?,
             steps: vec![],
             workspace,
             batches_tracked: 0,
@@ -205,25 +207,6 @@ impl Network {
         }
         self.batches_tracked += 1;
         self.running_changed();
-        Ok(())
-    }
-
-    /// One optimizer step from the gradients of the last [`Network::forward_backward`]. With kernels it is without effect where a
-    /// gradient or a statistic is not finite: see [`Network::is_update_skipped`].
-    pub fn sgd_step(&mut self, lr: f32, config: &SgdConfig) -> Result<()> {
-        let op = Sgd {
-            lr,
-            momentum: config.momentum,
-            dampening: config.dampening,
-            nesterov: config.nesterov,
-            first_step: !self.has_momentum,
-        };
-        let (a, ranges) = (&self.arrays, param_ranges(&self.model, config));
-        match &mut self.kernel {
-            None => sgd::step(&self.stream, &op, &ranges, &a.params, &a.grads, &a.momentum)?,
-            Some(kernel) => kernel.update(&self.stream, &op, &ranges, a)?,
-        }
-        self.has_momentum = true;
         Ok(())
     }
 

@@ -19,9 +19,12 @@ pub(super) fn step_all(op: &Sgd, ranges: &[ParamRange], arrays: &Arrays<'_>, gua
         op.lr = with_host([lr], [], |[lr], []| Ok(lr.get::<f32>()?[0]))?;
     }
     op.first_step = state.map_or(op.first_step, |state| state.first_step != 0);
-    let factor = state.map_or(1.0, |state| state.factor);
+    let clipping = Clipping {
+        factor: state.map_or(1.0, |state| state.factor),
+        max_value: guard.map_or(f32::INFINITY, |guard| guard.max_grad_value),
+    };
     with_host([arrays.grads], [arrays.params, arrays.momentum], |[g], [p, m]| {
-        scaled_step(&op, factor, ranges, p.into_mut()?, g.get()?, m.into_mut()?);
+        clipped_step(&op, clipping, ranges, p.into_mut()?, g.get()?, m.into_mut()?);
         Ok(())
     })?;
     let Some(copy) = arrays.copy else { return Ok(()) };
@@ -65,13 +68,35 @@ fn sum_of_squares(grads: &[f32], factor: f32) -> f64 {
 
 /// See [`super::step`]. The ranges are in order and do not overlap.
 pub(super) fn step(op: &Sgd, ranges: &[ParamRange], params: &mut [f32], grads: &[f32], momentum: &mut [f32]) {
-    scaled_step(op, 1.0, ranges, params, grads, momentum);
+    clipped_step(op, Clipping { factor: 1.0, max_value: f32::INFINITY }, ranges, params, grads, momentum);
 }
 
-/// The same with gradients times `factor`; a factor of 1 changes no bit.
-fn scaled_step(
-    op: &Sgd,
+/// What becomes of a gradient before the step.
+#[derive(Clone, Copy)]
+struct Clipping {
     factor: f32,
+    max_value: f32,
+}
+
+impl Clipping {
+    /// A factor of 1 and no largest value change no bit; a NaN stays one.
+    #[inline(always)]
+    fn apply(self, g: f32) -> f32 {
+        let g = self.factor * g;
+        if g > self.max_value {
+            self.max_value
+        } else if g < -self.max_value {
+            -self.max_value
+        } else {
+            g
+        }
+    }
+}
+
+/// The same with clipped gradients.
+fn clipped_step(
+    op: &Sgd,
+    clipping: Clipping,
     ranges: &[ParamRange],
     mut params: &mut [f32],
     grads: &[f32],
@@ -90,23 +115,23 @@ fn scaled_step(
     rows::for_each(blocks, |(weight_decay, ((p, m), g))| {
         rows::vectorized(
             #[inline(always)]
-            || block(op, factor, weight_decay, p, g, m),
+            || block(op, clipping, weight_decay, p, g, m),
         );
     });
 }
 
 #[inline(always)]
-fn block(op: &Sgd, factor: f32, weight_decay: f32, params: &mut [f32], grads: &[f32], momentum: &mut [f32]) {
+fn block(op: &Sgd, clipping: Clipping, weight_decay: f32, params: &mut [f32], grads: &[f32], momentum: &mut [f32]) {
     let Sgd { lr, momentum: mu, .. } = *op;
     let all = params.iter_mut().zip(grads).zip(momentum);
     if mu == 0.0 {
-        return all.for_each(|((p, g), _)| *p -= lr * (factor * g + weight_decay * *p));
+        return all.for_each(|((p, g), _)| *p -= lr * (clipping.apply(*g) + weight_decay * *p));
     }
     let take = 1.0 - op.dampening;
     // d = from_g * g + from_m * m
     let (from_g, from_m) = if op.nesterov { (1.0, mu) } else { (0.0, 1.0) };
     for ((p, g), m) in all {
-        let g = factor * g + weight_decay * *p;
+        let g = clipping.apply(*g) + weight_decay * *p;
         // A choice, not a product with zero: what the buffer held before the first step may be anything.
         let new = if op.first_step { g } else { mu * *m + take * g };
         *m = new;

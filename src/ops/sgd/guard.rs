@@ -95,6 +95,9 @@ pub struct Guard<'a> {
     pub scaling: LossScaling,
     /// Gradients with a larger norm are scaled down to it (torch's `clip_grad_norm_`); infinite for no limit.
     pub max_grad_norm: f32,
+    /// Then every element is brought into `-max_grad_value ..= max_grad_value` (torch's `clip_grad_value_`); infinite for no
+    /// limit.
+    pub max_grad_value: f32,
 }
 
 impl Guard<'_> {

@@ -74,9 +74,9 @@ fn update(stream: &Stream, op: &Sgd, table: &RangeTable, arrays: &Arrays<'_>, gu
         lr: op.lr,
         momentum_factor: op.momentum,
         take: 1.0 - op.dampening,
+        max_grad_value: guard.map_or(f32::INFINITY, |guard| guard.max_grad_value),
         nesterov: op.nesterov.into(),
         first_step: op.first_step.into(),
-        reserved: 0,
     };
     let reads = [Some(table.tasks()), Some(arrays.grads), arrays.lr, guard.map(|guard| guard.state)];
     let writes = [Some(arrays.params), Some(arrays.momentum), arrays.copy];

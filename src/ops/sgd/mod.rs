@@ -131,8 +131,10 @@ pub fn step_all(
         if let Some(flag) = guard.skip_flag {
             check::slice(OP, "skip_flag", flag, 1, DType::U32)?;
         }
-        if guard.max_grad_norm.is_nan() || guard.max_grad_norm <= 0.0 {
-            return Err(Error::shape(OP, format!("max_grad_norm must be positive, got {}", guard.max_grad_norm)));
+        for (name, limit) in [("max_grad_norm", guard.max_grad_norm), ("max_grad_value", guard.max_grad_value)] {
+            if limit.is_nan() || limit <= 0.0 {
+                return Err(Error::shape(OP, format!("{name} must be positive, got {limit}")));
+            }
         }
     }
     match stream.device() {

@@ -34,9 +34,9 @@ pub(super) struct UpdateParams {
     pub lr: f32,
     pub momentum_factor: f32,
     pub take: f32,
+    pub max_grad_value: f32,
     pub nesterov: u32,
     pub first_step: u32,
-    pub reserved: u32,
 }
 
 const _: () = assert!(size_of::<CheckParams>() == 80 && size_of::<UpdateParams>() == 80);

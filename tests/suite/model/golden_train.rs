@@ -134,11 +134,11 @@ fn sgd_config(settings: &Value, splits: usize) -> SgdConfig {
     SgdConfig {
         momentum: number(&settings["MOMENTUM"]) as f32,
         dampening: 0.0,
-        zero_wd_1d_param: false,
         nesterov: settings["NESTEROV"].as_bool().expect("NESTEROV"),
         weight_decay,
         // PySlowFast decays gamma and beta of sub-batch norm by mistake; only this trace wants that.
         bn_weight_decay: if splits > 1 { weight_decay } else { 0.0 },
+        ..SgdConfig::default()
     }
 }
 

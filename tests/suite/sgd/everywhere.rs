@@ -55,12 +55,17 @@ impl Rig {
     }
 
     fn step(&self, op: &Sgd, scaling: LossScaling, max_grad_norm: f32) -> State {
+        self.clipped_step(op, scaling, max_grad_norm, f32::INFINITY)
+    }
+
+    fn clipped_step(&self, op: &Sgd, scaling: LossScaling, max_grad_norm: f32, max_grad_value: f32) -> State {
         let guard = Guard {
             state: &self.state,
             workspace: &self.workspace,
             skip_flag: Some(&self.flag),
             scaling,
             max_grad_norm,
+            max_grad_value,
         };
         self.run(op, Some(&guard));
         State::read(&self.state).unwrap()
@@ -173,6 +178,27 @@ fn the_norm_is_as_good_as_plain_f32_and_clips() {
     }
 }
 
+/// Values first divided by the loss scale, then by what the norm asks for, then cut off; the norm is that before both.
+#[test]
+fn values_are_clipped_after_the_norm() {
+    let values = [vec![0.0; 4], vec![24.0, -32.0, 0.5, 0.0], vec![0.0; 4]];
+    let op = Sgd { lr: 1.0, first_step: true, ..PLAIN };
+    for device in executors::all() {
+        let step = |max_grad_norm, max_grad_value| {
+            let rig = Rig::new(&device, &[range(0, 4, 0.0)], &values, Some(DType::Bf16), 8.0);
+            (
+                rig.clipped_step(&op, LossScaling::FIXED, max_grad_norm, max_grad_value).grad_norm,
+                rig.values()[0].clone(),
+            )
+        };
+        let norm = (25f32 + 1.0 / 256.0).sqrt();
+        assert_eq!(step(f32::INFINITY, 3.5), (norm, vec![-3.0, 3.5, -0.0625, 0.0]), "{device}");
+        assert_eq!(step(f32::INFINITY, f32::INFINITY), (norm, vec![-3.0, 4.0, -0.0625, 0.0]), "{device}");
+        let (_, both) = step(2.5, 1.75);
+        assert!((both[0] + 1.5).abs() < 1e-3 && both[1] == 1.75, "{device}: {both:?}");
+    }
+}
+
 #[test]
 fn a_bad_step_is_skipped_and_counted() {
     const SCALING: LossScaling = LossScaling { growth: 2.0, backoff: 0.25, growth_interval: 2, max: 100.0 };
@@ -253,11 +279,13 @@ fn what_does_not_fit_is_refused_everywhere() {
             skip_flag: None,
             scaling: LossScaling::FIXED,
             max_grad_norm: f32::INFINITY,
+            max_grad_value: f32::INFINITY,
         };
         refused(good, Some(&Guard { state: &rig.flag, ..guard }), "state must have 9 elements");
         let small = rig.workspace.part(0, 1).unwrap();
         refused(good, Some(&Guard { workspace: &small, ..guard }), "workspace must have at least");
         refused(good, Some(&Guard { max_grad_norm: 0.0, ..guard }), "max_grad_norm must be positive");
+        refused(good, Some(&Guard { max_grad_value: f32::NAN, ..guard }), "max_grad_value must be positive");
         if device != Device::Cpu {
             let wide = stored::slice(&device, DType::F32, &[0.0; 41]);
             refused(Arrays { grads: &wide.part(1, 40).unwrap(), ..good }, None, "grads must be aligned to 16 bytes");
