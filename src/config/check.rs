@@ -200,10 +200,21 @@ impl Config {
     fn check_model(&self) -> Result<(), String> {
         let (model, resnet) = (&self.model, &self.resnet);
         let pathways = if model.arch == Arch::SlowFast { 2 } else { 1 };
+        let fits = match model.model_name {
+            ModelName::SlowFast => pathways == 2,
+            ModelName::ResNet => pathways == 1,
+            ModelName::ResNetNoPool => matches!(model.arch, Arch::C2d | Arch::I3d),
+        };
         let name = if pathways == 2 { ModelName::SlowFast } else { ModelName::ResNet };
+        let (key, listed) = match pathways {
+            2 => ("MULTI_PATHWAY_ARCH", &model.multi_pathway_arch),
+            _ => ("SINGLE_PATHWAY_ARCH", &model.single_pathway_arch),
+        };
         let per_pathway = |list: &[Vec<usize>]| list.len() == 4 && list.iter().all(|stage| stage.len() == pathways);
         require! {
-            model.model_name == name, "MODEL.MODEL_NAME: expected {name} for MODEL.ARCH {}, got {}", model.arch, model.model_name;
+            fits, "MODEL.MODEL_NAME: expected {name} for MODEL.ARCH {}, got {}", model.arch, model.model_name;
+            listed.iter().any(|arch| arch == model.arch.as_str()),
+                "MODEL.{key}: expected a list with MODEL.ARCH {}, got {listed:?}", model.arch;
             model.num_classes > 0, "MODEL.NUM_CLASSES: expected at least 1, got 0";
             (0.0..1.0).contains(&model.dropout_rate), "MODEL.DROPOUT_RATE: expected a number in [0, 1), got {}", model.dropout_rate;
             [18, 50, 101].contains(&resnet.depth), "RESNET.DEPTH: expected 18, 50 or 101, got {}", resnet.depth;

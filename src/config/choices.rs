@@ -11,8 +11,14 @@ choice! {
         Slow = "slow",
         /// One pathway, inflated filters, temporal pooling after the second stage.
         I3d = "i3d",
-        /// One pathway, spatial filters only.
+        /// As i3d, without temporal pooling.
+        SlowI3d = "slow_i3d",
+        /// One pathway, spatial filters only, temporal pooling after the second stage.
         C2d = "c2d",
+        /// As c2d, without temporal pooling.
+        SlowC2d = "slow_c2d",
+        /// Another name of slow_c2d.
+        TwoD = "2d",
     }
 }
 
@@ -23,6 +29,8 @@ choice! {
         SlowFast = "SlowFast",
         /// Goes with every other ARCH.
         ResNet = "ResNet",
+        /// ResNet without temporal pooling after the second stage, as the model zoo's first C2D file names it.
+        ResNetNoPool = "ResNet_nopool",
     }
 }
 

@@ -158,7 +158,8 @@ impl Config {
                 if got.chars().count() > MAX_SHOWN {
                     got = got.chars().take(MAX_SHOWN).chain(['…']).collect();
                 }
-                Err(Error::Config(format!("{place}: {name}: expected {expected}, got {got}")))
+                let why = other_keys::out_of_scope(name, value).map_or(String::new(), |why| format!(": {why}"));
+                Err(Error::Config(format!("{place}: {name}: expected {expected}, got {got}{why}")))
             }
             Err(Refusal::Unknown) => match other_keys::find(name) {
                 Some(other) => other

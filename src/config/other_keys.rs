@@ -28,6 +28,35 @@ pub(super) fn find(name: &str) -> Option<OtherKey> {
     all().find(|key| key.name == name)
 }
 
+/// Values of keys of the table that ask for what this project will not do: key, values, why.
+const OUT_OF_SCOPE: [(&str, &[&str], &str); 9] = [
+    ("MODEL.ARCH", &["x3d"], "X3D is out of scope"),
+    ("MODEL.ARCH", &["mvit", "maskmvit"], "MViT is out of scope"),
+    ("MODEL.MODEL_NAME", &["X3D"], "X3D is out of scope"),
+    ("MODEL.MODEL_NAME", &["MViT", "MaskMViT"], "MViT is out of scope"),
+    ("MODEL.MODEL_NAME", &["ContrastiveModel"], "contrastive training is out of scope"),
+    (
+        "MODEL.MODEL_NAME",
+        &["PTVResNet", "PTVSlowFast", "PTVX3D", "PTVCSN", "PTVR2plus1D", "PTVMViT"],
+        "networks of pytorchvideo are out of scope; ResNet and SlowFast are PySlowFast's own",
+    ),
+    ("DATASET", &["ava"], "detection (AVA) is out of scope"),
+    ("DATASET", &["imagenet", "imagenetprefetch"], "images are out of scope"),
+    (
+        "DATASET",
+        &["ptvkinetics", "ptvssv2", "ptvcharades"],
+        "loaders of pytorchvideo are out of scope; use the name without ptv",
+    ),
+];
+
+/// Why `key` will not take `value`, if that is a word of PySlowFast.
+pub(super) fn out_of_scope(key: &str, value: &Value) -> Option<&'static str> {
+    let Value::Text(value) = value else { return None };
+    let is_key = |of: &str| key == of || key.strip_suffix(of).is_some_and(|section| section.ends_with('.'));
+    let found = OUT_OF_SCOPE.iter().find(|(of, values, _)| is_key(of) && values.contains(&value.as_str()));
+    found.map(|(.., why)| *why)
+}
+
 impl OtherKey {
     /// Whether the value may stand in a configuration. `raw` is the value before its text was read as a literal.
     pub fn accept(&self, value: &Value, raw: &Value) -> Result<(), String> {

@@ -70,6 +70,8 @@ section! {
         stride_1x1: bool = false;
         /// Starts the last gamma of each block at zero.
         zero_init_final_bn: bool = false;
+        /// Starts the last filter of each block at zero.
+        zero_init_final_conv: bool = false;
         /// Layers: 18 (two blocks a stage), 50 or 101.
         depth: usize = 50;
         /// Blocks with temporal filters, per stage and pathway.
@@ -102,6 +104,10 @@ section! {
         arch: Arch = Arch::SlowFast;
         /// Family of the network; must go with ARCH.
         model_name: ModelName = ModelName::SlowFast;
+        /// Values of ARCH whose clips have one pathway.
+        single_pathway_arch: Vec<String> = ["2d", "c2d", "i3d", "slow", "x3d", "mvit", "maskmvit"].map(String::from).to_vec();
+        /// Values of ARCH whose clips have a slow and a fast pathway.
+        multi_pathway_arch: Vec<String> = vec!["slowfast".into()];
         /// Classes.
         num_classes: usize = 400;
         /// Loss.
@@ -110,6 +116,8 @@ section! {
         dropout_rate: f64 = 0.5;
         /// Standard deviation of the classifier's initial weights.
         fc_init_std: f64 = 0.01;
+        /// Trains with the running statistics of the batch norms and leaves them as they are.
+        frozen_bn: bool = false;
         /// Activation of the classifier in validation and test.
         head_act: HeadAct = HeadAct::Softmax;
     }

@@ -88,7 +88,7 @@ impl Builder {
 
     fn param(&mut self, name: String, shape: Vec<usize>, kind: ParamKind) -> ParamId {
         let stored_c_in = shape.get(1).copied().unwrap_or(1);
-        self.model.params.push(Param { name, shape, kind, offset: 0, stored_c_in });
+        self.model.params.push(Param { name, shape, kind, starts_at_zero: false, offset: 0, stored_c_in });
         self.model.params.len() - 1
     }
 
@@ -201,6 +201,9 @@ impl Builder {
             Transform::Bottleneck => ("c", self.bottleneck(name, input, kernel_t, stride, sizes)),
             Transform::Basic => ("b", self.basic(name, input, kernel_t, stride, sizes)),
         };
+        if let (true, Some(filter)) = (self.model.config.zero_init_final_conv, self.model.params.last_mut()) {
+            filter.starts_at_zero = true;
+        }
         let gamma_start = if self.model.config.zero_init_final_bn { 0.0 } else { 1.0 };
         let name = format!("{name}.branch2.{last}_bn");
         let norm = self.norm(&name, sizes.c_out, gamma_start);

@@ -134,6 +134,10 @@ pub struct ModelConfig {
     pub num_block_temp_kernel: [Vec<usize>; 4],
     /// RESNET.ZERO_INIT_FINAL_BN: the last gamma of every block starts at 0.
     pub zero_init_final_bn: bool,
+    /// RESNET.ZERO_INIT_FINAL_CONV: the last filter of every residual block starts at 0.
+    pub zero_init_final_conv: bool,
+    /// MODEL.FROZEN_BN: training normalises by the running statistics and leaves them as they are; gammas and betas learn.
+    pub frozen_bn: bool,
     /// MODEL.FC_INIT_STD.
     pub fc_init_std: f32,
     /// MODEL.DROPOUT_RATE, before the projection.
@@ -182,6 +186,8 @@ impl ModelConfig {
             spatial_dilations: [1; 4].map(|d| vec![d; p]),
             num_block_temp_kernel: blocks.map(|b| vec![b; p]),
             zero_init_final_bn: true,
+            zero_init_final_conv: false,
+            frozen_bn: false,
             fc_init_std: 0.01,
             dropout_rate: 0.5,
             num_classes,

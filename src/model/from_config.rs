@@ -13,11 +13,15 @@ impl ModelConfig {
     /// Values that do not fit together, by key.
     pub fn from_config(config: &Config) -> Result<ModelConfig> {
         let (model, resnet, slowfast) = (&config.model, &config.resnet, &config.slowfast);
-        let arch = match model.arch {
-            config::Arch::SlowFast => Arch::SlowFast,
-            config::Arch::Slow => Arch::Slow,
-            config::Arch::I3d => Arch::I3d,
-            config::Arch::C2d => Arch::C2d,
+        let arch = match (model.arch, model.model_name) {
+            (config::Arch::SlowFast, _) => Arch::SlowFast,
+            (config::Arch::Slow, _) => Arch::Slow,
+            (config::Arch::I3d, config::ModelName::ResNetNoPool) | (config::Arch::SlowI3d, _) => Arch::SlowI3d,
+            (config::Arch::I3d, _) => Arch::I3d,
+            (config::Arch::C2d, config::ModelName::ResNetNoPool) | (config::Arch::SlowC2d | config::Arch::TwoD, _) => {
+                Arch::SlowC2d
+            }
+            (config::Arch::C2d, _) => Arch::C2d,
         };
         let built = ModelConfig {
             arch,
@@ -33,6 +37,8 @@ impl ModelConfig {
             spatial_dilations: four_stages("RESNET.SPATIAL_DILATIONS", &resnet.spatial_dilations)?,
             num_block_temp_kernel: four_stages("RESNET.NUM_BLOCK_TEMP_KERNEL", &resnet.num_block_temp_kernel)?,
             zero_init_final_bn: resnet.zero_init_final_bn,
+            zero_init_final_conv: resnet.zero_init_final_conv,
+            frozen_bn: model.frozen_bn,
             fc_init_std: model.fc_init_std as f32,
             dropout_rate: model.dropout_rate as f32,
             num_classes: model.num_classes,

@@ -9,6 +9,9 @@ use super::layers::{Param, ParamKind};
 /// Values of `param` in storage order. The random stream is keyed by the seed and the parameter's name alone, so a layer
 /// starts the same whatever else the network holds.
 pub fn initial_values(param: &Param, seed: u64) -> Vec<f32> {
+    if param.starts_at_zero {
+        return vec![0.0; param.len()];
+    }
     match param.kind {
         ParamKind::Filter => {
             let fan_out: usize = param.shape[0] * param.shape[2..].iter().product::<usize>();

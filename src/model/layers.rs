@@ -13,7 +13,7 @@ pub type NormId = usize;
 /// What a parameter is, which decides its storage order, its initial values and its weight decay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ParamKind {
-    /// Filter, stored `[c_out][ft][fh][fw][c_in / groups]`; starts normal with std sqrt(2 / (c_out * taps)).
+    /// Filter, stored `[c_out][ft][fh][fw][c_in / groups]`; starts normal with std sqrt(2 / (c_out * taps)), or at 0.
     Filter,
     /// Weight of the projection, `[c_out][c_in]`; starts normal with `std`.
     Projection {
@@ -47,6 +47,8 @@ pub struct Param {
     pub shape: Vec<usize>,
     /// What it is.
     pub kind: ParamKind,
+    /// Whether it starts at 0 whatever its kind says.
+    pub starts_at_zero: bool,
     /// First element in the flat arrays of parameters, gradients and momenta.
     pub offset: usize,
     /// Input channels of a filter that are stored a tap: `shape[1]`, or more, where the rest is zero and stays so.

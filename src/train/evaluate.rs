@@ -31,7 +31,8 @@ pub struct Evaluation {
 impl Trainer {
     /// Evaluates at the default shape; `None` when `stop` was set meanwhile.
     pub(super) fn evaluate(&mut self, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<Option<Evaluation>> {
-        if self.config.bn.use_precise_stats && !self.measure_statistics(progress, stop)? {
+        let measures = self.config.bn.use_precise_stats && !self.config.model.frozen_bn;
+        if measures && !self.measure_statistics(progress, stop)? {
             return Ok(None);
         }
         evaluate(&mut self.road, &self.val, self.schedule.evaluation_shape(), progress, stop)

@@ -151,7 +151,10 @@ fn wrong_types_say_what_was_expected() {
     assert_refused("TRAIN: 5", &[], &["TRAIN", "a section"]);
     assert_refused("TRAIN: {BATCH_SIZE: {A: 1}}", &[], &["TRAIN.BATCH_SIZE"]);
     assert_refused("TRAIN: {DATASET: imagenet}", &[], &["TRAIN.DATASET", "one of kinetics, moving_shapes", "imagenet"]);
-    assert_refused("MODEL: {ARCH: mvit}", &[], &["MODEL.ARCH", "slowfast, slow, i3d, c2d", "mvit"]);
+    assert_refused("MODEL: {ARCH: mvit}", &[], &["MODEL.ARCH", "slowfast, slow, i3d, slow_i3d, c2d", "mvit"]);
+    assert_refused("MODEL: {ARCH: x3d}", &[], &["MODEL.ARCH", "got x3d: X3D is out of scope"]);
+    assert_refused("MODEL: {MODEL_NAME: ContrastiveModel}", &[], &["contrastive training is out of scope"]);
+    assert_refused("TRAIN: {DATASET: ava}", &[], &["TRAIN.DATASET", "detection (AVA) is out of scope"]);
     assert_refused("VCYCLE: {RESAMPLE: bicubic}", &[], &["trilinear, trilinear_antialias, peer"]);
     assert_refused("AVA: {BGR: 3}", &[], &["AVA.BGR", "a boolean"]);
 }
@@ -180,6 +183,11 @@ fn keys_that_ask_for_what_is_not_built_are_refused_by_name() {
         ("SOLVER.OPTIMIZING_METHOD", "adamw"),
         ("NUM_SHARDS", "2"),
         ("TASK", "ssl"),
+        ("CONTRASTIVE.NUM_MLP_LAYERS", "2"),
+        ("MULTIGRID.DEFAULT_S", "224"),
+        ("MODEL.DETACH_FINAL_FC", "True"),
+        ("MODEL.ACT_CHECKPOINT", "True"),
+        ("SOLVER.LAYER_DECAY", "0.75"),
         ("BN.GLOBAL_SYNC", "True"),
         ("TENSORBOARD.ENABLE", "True"),
         ("DATA.TRAIN_JITTER_SCALES_RELATIVE", "[0.08, 1.0]"),

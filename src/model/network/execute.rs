@@ -145,21 +145,20 @@ impl Network {
                 grad_input,
                 grad_residual,
             } => {
+                let (mean, var) = &a.norm[norm];
                 let norm = &self.model.norms[norm];
-                batch_norm::backward(
-                    s,
-                    op,
-                    &x[input],
-                    &x[output],
-                    &x[grad_output],
-                    &a.param[norm.gamma],
-                    x[stats].memory(),
-                    &x[grad_input],
-                    grad_residual.map(|(r, accumulate)| (&x[r], accumulate)),
-                    &a.grad[norm.gamma],
-                    &a.grad[norm.beta],
-                    workspace,
-                )
+                let (x_in, y, dy, dx) = (&x[input], &x[output], &x[grad_output], &x[grad_input]);
+                let residual = grad_residual.map(|(r, accumulate)| (&x[r], accumulate));
+                let (gamma, dgamma, dbeta) = (&a.param[norm.gamma], &a.grad[norm.gamma], &a.grad[norm.beta]);
+                match stats.map(|stats| x[stats].memory()) {
+                    Some(stats) => {
+                        batch_norm::backward(s, op, x_in, y, dy, gamma, stats, dx, residual, dgamma, dbeta, workspace)
+                    }
+                    None => {
+                        let (running, grads) = ([mean, var], [dgamma, dbeta]);
+                        batch_norm::backward_eval(s, op, x_in, y, dy, gamma, running, dx, residual, grads, workspace)
+                    }
+                }
             }
             _ => Ok(()),
         }

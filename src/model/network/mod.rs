@@ -198,7 +198,11 @@ impl Network {
     }
 
     /// Moves the running statistics by the batch statistics of the last training step at `shape`, with BN.MOMENTUM.
+    /// Without effect where they are fixed (MODEL.FROZEN_BN).
     pub fn update_running_statistics(&mut self, shape: StepShape) -> Result<()> {
+        if self.model.config.frozen_bn {
+            return Ok(());
+        }
         let step = self.step(Mode::Train, shape)?;
         for (op, norm, stats) in step.plan.statistics() {
             let (mean, var) = &self.arrays.norm[norm];

@@ -81,7 +81,12 @@ impl Planner<'_> {
                     self.plan.backward.push(StepOp::ConvGradInput { op, filter, grad_output, grad_input, accumulate });
                 }
             }
-            StepOp::BatchNormTrain { op, norm, input, output, stats, .. } => {
+            StepOp::BatchNormTrain { op, norm, input, output, .. }
+            | StepOp::BatchNormEval { op, norm, input, output, .. } => {
+                let stats = match *forward {
+                    StepOp::BatchNormTrain { stats, .. } => Some(stats),
+                    _ => None,
+                };
                 let grad_output = self.grad(y);
                 let grad_input = self.grad_in_place(x, y)?;
                 let grad_residual = layer.inputs.get(1).map(|&residual| self.grad_to_write(residual));
@@ -121,7 +126,6 @@ impl Planner<'_> {
             }
             StepOp::ConvGradFilter { .. }
             | StepOp::ConvGradInput { .. }
-            | StepOp::BatchNormEval { .. }
             | StepOp::BatchNormBackward { .. }
             | StepOp::PoolGradInput { .. }
             | StepOp::AttentionBackward { .. }

@@ -191,8 +191,11 @@ impl Planner<'_> {
         let shape = self.shapes[layer.output];
         let op = BatchNorm { shape, splits: self.plan.shape.splits, eps: self.model.config.bn_eps, relu };
         let residual = layer.inputs.get(1).map(|&r| self.value_tensor(r));
-        if self.plan.mode == Mode::Eval {
-            let in_place = self.part_of[layer.output].is_none() && self.num_readers[layer.inputs[0]] == 1;
+        if self.plan.mode == Mode::Eval || self.model.config.frozen_bn {
+            // In training the backward pass reads the input.
+            let in_place = self.plan.mode == Mode::Eval
+                && self.part_of[layer.output].is_none()
+                && self.num_readers[layer.inputs[0]] == 1;
             if in_place {
                 self.plan.values[layer.output] = input;
             }

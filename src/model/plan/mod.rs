@@ -148,6 +148,10 @@ impl Plan {
         lowering: Lowering,
     ) -> Result<Plan> {
         check_shape(model, shape)?;
+        if lowering != Lowering::Plain && mode == Mode::Train && model.config.frozen_bn {
+            let reason = "kernels have no gradient of a batch norm with fixed statistics; train it with --device cpu";
+            return Err(Error::unsupported("MODEL.FROZEN_BN", reason));
+        }
         let mut planner = Planner::new(model, shape, mode, input_pitch_c, lowering);
         if lowering == Lowering::Plain {
             planner.forward()?;

@@ -33,14 +33,14 @@ pub enum StepOp {
     },
     /// `batch_norm::forward_eval`.
     BatchNormEval { op: BatchNorm, norm: NormId, input: TensorId, residual: Option<TensorId>, output: TensorId },
-    /// `batch_norm::backward`.
+    /// `batch_norm::backward`; without statistics of the batch `batch_norm::backward_eval`.
     BatchNormBackward {
         op: BatchNorm,
         norm: NormId,
         input: TensorId,
         output: TensorId,
         grad_output: TensorId,
-        stats: TensorId,
+        stats: Option<TensorId>,
         grad_input: TensorId,
         grad_residual: Option<(TensorId, bool)>,
     },
@@ -257,7 +257,8 @@ impl StepOp {
                 residual.into_iter().for_each(|r| all(&[Read(r)]));
             }
             StepOp::BatchNormBackward { input, output, grad_output, stats, grad_input, grad_residual, .. } => {
-                all(&[Read(input), Read(output), Read(grad_output), Read(stats), Write(grad_input)]);
+                all(&[Read(input), Read(output), Read(grad_output), Write(grad_input)]);
+                stats.into_iter().for_each(|s| all(&[Read(s)]));
                 grad_residual.into_iter().for_each(|(r, accumulate)| all(&[Access::write(r, accumulate)]));
             }
             StepOp::Pool { input, output, indices, .. } => {

@@ -11,12 +11,15 @@ mod launch;
 pub(crate) mod params;
 mod plan;
 pub mod reference;
+mod running;
 
 pub use fold::fold_split_statistics;
 pub use fused::{
     GradTables, Mask, Tables, apply, finalise_gradient, finalise_statistics, gradient, gradient_sums,
     running_scale_shift, statistics,
 };
+
+pub use running::backward_eval;
 
 pub use crate::ops::conv3d::Running;
 
@@ -281,32 +284,16 @@ pub fn backward(
         let tables = [Some(&table), Some(stats)];
         return launch::gradient(stream, OP, op, from, mask, tables, grad_input, grad_residual);
     }
-    let empty = gamma.part(0, 0)?;
-    let mask = if op.relu { output.memory() } else { &empty };
-    let reads = [input.memory(), mask, grad_output.memory(), stats];
-    let sums = with_host(reads, [grad_gamma, grad_beta, workspace], |[x, y, g, stats], [dgamma, dbeta, workspace]| {
-        let y = op.relu.then_some(output.view(y.get()?));
-        let (x, g) = (input.view(x.get()?), grad_output.view(g.get()?));
-        Ok(cpu::gradient_sums(op, x, y, g, stats.get()?, dgamma.into_mut()?, dbeta.into_mut()?, workspace.into_mut()?))
-    })?;
-    let in_input = check::same_memory(grad_output, grad_input);
-    let in_residual = grad_residual.is_some_and(|(r, accumulate)| !accumulate && check::same_memory(grad_output, r));
-    let from = if in_input || in_residual { &empty } else { grad_output.memory() };
-    let residual = grad_residual.map_or(&empty, |(r, _)| r.memory());
-    let reads = [input.memory(), mask, from, gamma, stats];
-    with_host(reads, [grad_input.memory(), residual], |[x, y, g, gamma, stats], [dx, dr]| {
-        let y = op.relu.then_some(output.view(y.get()?));
-        let g = match (in_input, in_residual) {
-            (true, _) => cpu::GradAt::Input,
-            (_, true) => cpu::GradAt::Residual,
-            _ => cpu::GradAt::Own(grad_output.view(g.get()?)),
-        };
-        let dr = match grad_residual {
-            Some((r, accumulate)) => Some((r.view_mut(dr.into_mut()?), accumulate)),
-            None => None,
-        };
-        let slopes = cpu::Slope::of(op, stats.get()?, gamma.get()?, &sums);
-        cpu::gradient(op, input.view(x.get()?), y, g, &slopes, grad_input.view_mut(dx.into_mut()?), dr);
-        Ok(())
-    })
+    let of = running::Backward {
+        input,
+        output,
+        grad_output,
+        gamma,
+        grad_input,
+        grad_residual,
+        grad_gamma,
+        grad_beta,
+        workspace,
+    };
+    of.on_host(op, &stats.read()?, cpu::Slope::of)
 }

@@ -75,6 +75,20 @@ impl<'a> Case<'a> {
     }
 }
 
+impl Case<'_> {
+    /// Gradients with fixed statistics: dx, dgamma, dbeta.
+    fn eval_backward(&self, y: &Tensor, running: [&Slice; 2], order: &[usize]) -> (Tensor, Slice, Slice) {
+        let stream = Device::Cpu.stream().unwrap();
+        let (x, dy, gamma) = (self.tensor("x", order), self.tensor("dy", order), self.slice("gamma"));
+        let (dx, dgamma, dbeta) = (zeroed_like(&x), zeros(self.op.shape.c), zeros(self.op.shape.c));
+        let workspace = zeros(batch_norm::workspace_bytes(&stream, &self.op) / 4);
+        let grads = [&dgamma, &dbeta];
+        batch_norm::backward_eval(&stream, &self.op, &x, y, &dy, &gamma, running, &dx, None, grads, &workspace)
+            .unwrap();
+        (dx, dgamma, dbeta)
+    }
+}
+
 fn zeroed_like(tensor: &Tensor) -> Tensor {
     Tensor::zeroed(&Device::Cpu, DType::F32, tensor.shape()).unwrap()
 }
@@ -111,7 +125,12 @@ fn golden_batchnorm() {
             let stream = Device::Cpu.stream().unwrap();
             batch_norm::update_running(&stream, &case.op, &stats, momentum, &mean, &var).unwrap();
         } else {
-            case.check_tensor(&golden, "y", &case.eval(&mean, &var, &order), &order);
+            let y = case.eval(&mean, &var, &order);
+            case.check_tensor(&golden, "y", &y, &order);
+            let (dx, dgamma, dbeta) = case.eval_backward(&y, [&mean, &var], &order);
+            case.check_tensor(&golden, "dx", &dx, &order);
+            case.check_slice(&golden, "dgamma", &dgamma);
+            case.check_slice(&golden, "dbeta", &dbeta);
         }
         case.check_slice(&golden, "running_mean", &mean);
         case.check_slice(&golden, "running_var", &var);

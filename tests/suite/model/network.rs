@@ -1,9 +1,11 @@
 //! Networks: repeatable, gradients true, state in and out, shapes that share memory.
 
-use vcycle::device::Device;
+use vcycle::device::{DType, Device};
 use vcycle::labels::Labels;
 use vcycle::model::network::{PreciseStatistics, fold_sub_batch_norm};
-use vcycle::model::{Arch, HeadActivation, Loss, Mode, Model, ModelConfig, NamedArray, Network, Transform};
+use vcycle::model::{
+    Arch, HeadActivation, Loss, Lowering, Mode, Model, ModelConfig, NamedArray, Network, Plan, Transform,
+};
 use vcycle::optimizer::SgdConfig;
 use vcycle::shape::StepShape;
 
@@ -62,15 +64,21 @@ fn two_runs_give_the_same_bits_with_any_number_of_threads() {
 /// Directional derivative against central differences of the loss. f32 sums limit it to about 1 %.
 #[test]
 fn gradients_agree_with_finite_differences() {
-    for (arch, transform) in
-        [(Arch::SlowFast, Transform::Bottleneck), (Arch::I3d, Transform::Basic), (Arch::Slow, Transform::Bottleneck)]
-    {
-        let config = ModelConfig { transform, fc_init_std: 0.05, ..tiny(arch) };
+    for (arch, transform, frozen_bn) in [
+        (Arch::SlowFast, Transform::Bottleneck, false),
+        (Arch::I3d, Transform::Basic, false),
+        (Arch::Slow, Transform::Bottleneck, false),
+        (Arch::SlowFast, Transform::Bottleneck, true),
+    ] {
+        let config = ModelConfig { transform, frozen_bn, fc_init_std: 0.05, ..tiny(arch) };
         let mut network = network(&config, 1);
         let shape = StepShape::square(4, 8, 32, 2);
         network.prepare(&[shape], &[]).expect("prepare");
         write_random(&network, Mode::Train, shape, "x");
-        let mut start = network.state_dict().expect("state");
+        let mut start = match frozen_bn {
+            true => with_statistics_of(&config, shape),
+            false => network.state_dict().expect("state"),
+        };
         // Small residual branches: a smooth loss, and yet every branch has a gradient.
         let last = if transform == Transform::Basic { "branch2.b_bn.weight" } else { "branch2.c_bn.weight" };
         start.iter_mut().filter(|a| a.name.ends_with(last)).for_each(|a| a.values.fill(0.2));
@@ -106,6 +114,18 @@ fn gradients_agree_with_finite_differences() {
             assert!((slope - expected).abs() <= 0.01 * expected, "{arch:?} {part}: {slope}, gradient {expected}");
         }
     }
+}
+
+/// The first values with the statistics of the batch that they are tried on: as far from kinks as batch norm keeps them.
+fn with_statistics_of(config: &ModelConfig, shape: StepShape) -> Vec<NamedArray> {
+    let mut network = network(&ModelConfig { frozen_bn: false, ..config.clone() }, 1);
+    network.prepare(&[shape], &[]).expect("prepare");
+    write_random(&network, Mode::Train, shape, "x");
+    network.forward_train(shape, labels(shape), 0).expect("forward");
+    let mut statistics = PreciseStatistics::new(&network);
+    statistics.add(&network, shape).expect("add");
+    statistics.apply(&mut network).expect("apply");
+    network.state_dict().expect("state")
 }
 
 fn norm2<'a>(arrays: impl Iterator<Item = &'a NamedArray>) -> f64 {
@@ -155,6 +175,37 @@ fn a_state_of_another_model_is_refused_and_changes_nothing() {
     assert!(network.optimizer_state().is_err(), "nothing is prepared for training");
 }
 
+/// MODEL.FROZEN_BN: the same numbers in training as in evaluation, and a step that leaves the statistics as they are.
+#[test]
+fn frozen_batch_norms_normalise_by_the_running_statistics() {
+    let config = ModelConfig { frozen_bn: true, zero_init_final_bn: false, ..tiny(Arch::I3d) };
+    let shape = StepShape::square(2, 8, 32, 2);
+    let mut network = network(&config, 1);
+    network.prepare(&[shape], &[shape]).expect("prepare");
+    let mut state = network.state_dict().expect("state");
+    for array in state.iter_mut().filter(|a| a.name.contains("running_")) {
+        let offset = if array.name.ends_with("var") { 0.8 } else { 0.0 };
+        array.values = fill::f32(&array.name, array.values.len(), 0.2, offset);
+    }
+    network.load_state_dict(&state).expect("load");
+    write_random(&network, Mode::Eval, shape, "x");
+    network.forward_eval(shape).expect("eval");
+    let expected = network.eval_logits(shape).expect("logits");
+    write_random(&network, Mode::Train, shape, "x");
+    network.forward_backward(shape, labels(shape), 0).expect("step");
+    assert_eq!(network.train_logits(shape).expect("logits"), expected);
+    network.update_running_statistics(shape).expect("running");
+    network.sgd_step(0.1, &SgdConfig::default()).expect("sgd");
+    for (before, after) in state.iter().zip(network.state_dict().expect("state")) {
+        let is_statistic = before.name.contains("running_") || before.name.ends_with("tracked");
+        assert_eq!(before.values == after.values, is_statistic, "{}", before.name);
+    }
+    let stream = Device::Cpu.stream().expect("stream");
+    let lowering = Lowering::Fused(DType::Bf16);
+    let error = Plan::with_lowering(&stream, network.model(), shape, Mode::Train, 4, lowering).expect_err("kernels");
+    assert!(error.to_string().contains("MODEL.FROZEN_BN") && error.to_string().contains("--device cpu"), "{error}");
+}
+
 #[test]
 fn parameters_start_as_pyslowfast_does() {
     let config = ModelConfig::new(Arch::SlowFast, 50, 10);
@@ -172,6 +223,10 @@ fn parameters_start_as_pyslowfast_does() {
     assert!(of("s2.pathway0_res0.branch2.c_bn.weight").values.iter().all(|&v| v == 0.0));
     assert!(of("s2.pathway0_res0.branch1_bn.weight").values.iter().all(|&v| v == 1.0));
     assert!(of("s1_fuse.bn.running_var").values.iter().all(|&v| v == 1.0));
+    let zero_conv = ModelConfig { zero_init_final_conv: true, ..ModelConfig::new(Arch::C2d, 50, 10) };
+    for array in network(&zero_conv, 7).state_dict().expect("state").iter().filter(|a| a.shape.len() == 5) {
+        assert_eq!(array.values.iter().all(|&v| v == 0.0), array.name.ends_with("branch2.c.weight"), "{}", array.name);
+    }
     // The stream is keyed by the name: another network starts the same layer the same way.
     let other = network(&ModelConfig::new(Arch::SlowFast, 101, 10), 7).state_dict().expect("state");
     assert!(other.iter().find(|a| a.name == filter.name).expect("filter") == filter);

@@ -231,6 +231,41 @@ SOLVER: {WEIGHT_DECAY: 0.5, ZERO_WD_1D_PARAM: True}
     check_param_ranges(&Model::new(&built).expect("model"), &SgdConfig::from_config(&config));
 }
 
+#[test]
+fn names_of_networks() {
+    let of = |arch: &str, name: &str| {
+        let words =
+            ["MODEL.ARCH", arch, "MODEL.MODEL_NAME", name, "DATA.INPUT_CHANNEL_NUM", "[3]", "TEST.ENABLE", "False"];
+        let config = Config::parse(
+            "MODEL: {SINGLE_PATHWAY_ARCH: [2d, c2d, i3d, slow, slow_i3d]}",
+            "test",
+            &words.map(String::from),
+        )?;
+        config.check_trainable()?;
+        Ok::<_, vcycle::Error>(ModelConfig::from_config(&config)?.arch)
+    };
+    for (arch, name, expected) in [
+        ("slow", "ResNet", Arch::Slow),
+        ("i3d", "ResNet", Arch::I3d),
+        ("slow_i3d", "ResNet", Arch::SlowI3d),
+        ("c2d", "ResNet", Arch::C2d),
+        ("2d", "ResNet", Arch::SlowC2d),
+        ("c2d", "ResNet_nopool", Arch::SlowC2d),
+        ("i3d", "ResNet_nopool", Arch::SlowI3d),
+    ] {
+        assert_eq!(of(arch, name).unwrap_or_else(|e| panic!("{arch} {name}: {e}")), expected);
+    }
+    for (arch, name, words) in [
+        ("slow", "ResNet_nopool", "MODEL.MODEL_NAME: expected ResNet for MODEL.ARCH slow"),
+        ("slow", "SlowFast", "MODEL.MODEL_NAME: expected ResNet"),
+        // Not in the list above, as it is not in PySlowFast's default: its loader has no pathways for it.
+        ("slow_c2d", "ResNet", "MODEL.SINGLE_PATHWAY_ARCH: expected a list with MODEL.ARCH slow_c2d"),
+    ] {
+        let message = of(arch, name).expect_err(arch).to_string();
+        assert!(message.contains(words), "{message}");
+    }
+}
+
 /// Filters and projection 0.5, batch norms 0.25, the bias 0; every parameter in exactly one range.
 fn check_param_ranges(model: &Model, config: &SgdConfig) {
     let ranges = param_ranges(model, config);
