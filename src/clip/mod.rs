@@ -9,7 +9,7 @@
 //! | concept | type |
 //! |---|---|
 //! | any set of labelled videos | [`ClipSource`] |
-//! | list files as PySlowFast reads them | [`Kinetics`], over [`decode::Video`] |
+//! | list files as PySlowFast reads them | [`VideoList`], over [`decode::Video`] and JPEG files |
 //! | synthetic videos | [`MovingShapes`] |
 //! | decoded clips kept in memory | [`Cached`] |
 //! | which frames, which crop | [`Sampling`], over the pure functions of [`sampling`] |
@@ -17,8 +17,9 @@
 
 mod cache;
 pub mod decode;
+mod fingerprint;
 mod grid;
-mod kinetics;
+mod list;
 mod loader;
 mod moving_shapes;
 mod random;
@@ -26,14 +27,36 @@ pub mod sampling;
 
 pub use cache::Cached;
 pub use grid::{ClipChoice, FrameRule, ResampleMode, Sampling, TestCrops, Views};
-pub use kinetics::{Kinetics, KineticsConfig};
+pub use list::{Fault, FaultKind, ListConfig, ListFormat, VideoList};
 pub use loader::{BadClip, Batches, HostBatch, HostClip, Loader, LoaderConfig};
-pub use moving_shapes::{MOTIONS, MovingShapes, MovingShapesConfig, Split};
+pub use moving_shapes::{MOTIONS, MovingShapes, MovingShapesConfig};
 pub use random::Draws;
 
 use crate::error::Result;
 #[allow(unused_imports, reason = "for the links of the module doc")]
 use crate::shape::StepShape;
+
+/// Which clips of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// Training.
+    Train,
+    /// Validation.
+    Val,
+    /// The multi-view test: the clips of validation, but for Kinetics, which has a list of its own.
+    Test,
+}
+
+impl Split {
+    /// `train`, `val` or `test`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Val => "val",
+            Split::Test => "test",
+        }
+    }
+}
 
 /// What is known of a video before its frames are decoded.
 #[derive(Clone, Debug, PartialEq)]

@@ -8,7 +8,7 @@
 mod raster;
 
 use super::random::Purpose;
-use super::{ClipSource, Draws, Frames, VideoInfo};
+use super::{ClipSource, Draws, Frames, Split, VideoInfo};
 use crate::error::{Error, Result};
 use raster::{Canvas, Noise, Pose, Sprite};
 
@@ -25,15 +25,6 @@ pub const MOTIONS: [&str; 10] = [
     "orbit clockwise",
     "orbit counter-clockwise",
 ];
-
-/// Which of the two disjoint sets of clips.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Split {
-    /// For training.
-    Train,
-    /// For validation.
-    Val,
-}
 
 /// Number, size and difficulty of the clips.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,7 +83,7 @@ pub struct MovingShapes {
 }
 
 impl MovingShapes {
-    /// The clips of `split`. Error: a value of `config` out of its range.
+    /// The clips of `split`; a test takes those of validation. Error: a value of `config` out of its range.
     pub fn new(config: &MovingShapesConfig, split: Split) -> Result<MovingShapes> {
         let refuse = |what: String| Err(Error::Config(format!("moving_shapes: {what}")));
         if !(2..=MOTIONS.len()).contains(&config.num_classes) {
@@ -127,6 +118,7 @@ impl MovingShapes {
             return refuse(format!("label noise must be 0..=1, got {}", config.label_noise));
         }
         let noise = Noise::new(config.noise, &mut Draws::for_purpose(Purpose::Synthesis, config.seed, 2, 0));
+        let split = if split == Split::Train { Split::Train } else { Split::Val };
         Ok(MovingShapes { config: config.clone(), split, noise })
     }
 

@@ -1,6 +1,6 @@
 //! Which values make sense together, and which can be planned but not trained.
 
-use super::choices::{Arch, Dataset, LossFunc, LrPolicy, ModelName};
+use super::choices::{Arch, LossFunc, LrPolicy, ModelName};
 use super::table::Config;
 use crate::{Error, Result};
 
@@ -170,17 +170,11 @@ impl Config {
     }
 
     /// (key and value, is it asked for, why not and what to do).
-    fn untrainable(&self) -> [(String, bool, &'static str); 8] {
+    fn untrainable(&self) -> [(String, bool, &'static str); 6] {
         let c = self;
-        let dataset = c.train.dataset;
         [
             ("TRAIN.ENABLE False".into(), !c.train.enable, "there is nothing else to do; set it to True"),
             ("TEST.ENABLE True".into(), c.test.enable, "the multi-view test is not built yet; add `TEST.ENABLE False`"),
-            (
-                format!("TRAIN.DATASET {dataset}"),
-                matches!(dataset, Dataset::Ssv2 | Dataset::Charades),
-                "its reader is not built yet; use kinetics or moving_shapes",
-            ),
             (
                 format!("TRAIN.CHECKPOINT_FILE_PATH {}", c.train.checkpoint_file_path),
                 !c.train.checkpoint_file_path.is_empty(),
@@ -188,12 +182,15 @@ impl Config {
             ),
             ("TRAIN.MIXED_PRECISION True".into(), c.train.mixed_precision, "the CPU computes in f32; set it to False"),
             (
-                format!("MODEL.LOSS_FUNC {}", c.model.loss_func),
-                c.model.loss_func != LossFunc::CrossEntropy,
-                "use cross_entropy",
+                "MODEL.LOSS_FUNC bce".into(),
+                c.model.loss_func == LossFunc::Bce,
+                "it takes probabilities, and heads give logits in training; use bce_logit",
             ),
-            ("DATA.MULTI_LABEL True".into(), c.data.multi_label, "clips have one label; set it to False"),
-            ("DATA.REVERSE_INPUT_CHANNEL True".into(), c.data.reverse_input_channel, "clips are RGB; set it to False"),
+            (
+                format!("DATA.MULTI_LABEL True with MODEL.LOSS_FUNC {}", c.model.loss_func),
+                c.data.multi_label && c.model.loss_func == LossFunc::CrossEntropy,
+                "cross_entropy takes one label a clip; use bce_logit",
+            ),
         ]
     }
 

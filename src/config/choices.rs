@@ -105,9 +105,9 @@ choice! {
         Kinetics = "kinetics",
         /// Clips made on the fly from RNG_SEED; the label is the motion.
         MovingShapes = "moving_shapes",
-        /// Something-Something V2: planned by `schedule`, not yet trained.
+        /// Something-Something V2: json lists, frames or video files.
         Ssv2 = "ssv2",
-        /// Charades: planned by `schedule`, not yet trained.
+        /// Charades: frame lists with any number of labels a frame.
         Charades = "charades",
     }
 }

@@ -34,6 +34,8 @@ section! {
     Test {
         /// Tests after training (multi-view): known, not built yet.
         enable: bool = true;
+        /// Where the clips of a test come from.
+        dataset: Dataset = Dataset::Kinetics;
         /// Clips in a mini-batch of validation, over all devices.
         batch_size: usize = 8;
     }
@@ -140,7 +142,7 @@ section! {
 section! {
     /// Section DATA.
     Data {
-        /// Folder with train.csv and val.csv.
+        /// Folder of the lists, such as train.csv and val.csv.
         path_to_data_dir: String = String::new();
         /// Between path and label in a list file.
         path_label_separator: String = " ".into();
@@ -170,9 +172,10 @@ section! {
         random_flip: bool = true;
         /// Places the views of a test clip at whole offsets.
         use_offset_sampling: bool = false;
-        /// Several labels a clip.
+        /// Several labels a clip: Charades.
         multi_label: bool = false;
-        /// BGR instead of RGB.
+        /// Turns the order of the channels: videos, which are RGB, to BGR; frames of Something-Something V2 and Charades,
+        /// which PySlowFast reads as BGR, to RGB.
         reverse_input_channel: bool = false;
     }
 }
@@ -287,6 +290,9 @@ section! {
         precise_bn_shape: PreciseBnShape = PreciseBnShape::Default;
         /// Decoded clips that are kept in memory, GiB for training and as much for validation; the rest is decoded each time.
         cache_gib: f64 = 1.0;
+        /// Ending of Something-Something V2's video files, such as `webm`: PATH_PREFIX/ID.webm is read. Empty: the frames
+        /// that train.csv and val.csv list.
+        ssv2_videos: String = String::new();
         /// Checkpoints kept, the newest.
         keep_checkpoints: usize = 3;
         /// Minutes of training that a kill may lose: an epoch that lasts longer is saved in between.

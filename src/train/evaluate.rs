@@ -8,7 +8,7 @@ use crate::clip::Loader;
 use crate::config::PreciseBnShape;
 use crate::error::Result;
 use crate::labels::Labels;
-use crate::metrics::Accuracy;
+use crate::metrics::{Accuracy, mean_average_precision};
 use crate::model::network::PreciseStatistics;
 use crate::shape::StepShape;
 
@@ -100,6 +100,12 @@ fn evaluate(
     }
     let loss = loss_sum / clips as f64;
     let top1 = accuracy.map(|accuracy| accuracy.top1_percent());
-    let map = None; // TODO
+    let map = match sets.is_empty() {
+        true => None,
+        false => {
+            let targets = Labels::Sets(sets).multi_hot(road.classes());
+            Some(100.0 * mean_average_precision(&scores, &targets, road.classes())?)
+        }
+    };
     Ok(Some(Evaluation { top1, map, loss: loss.is_finite().then_some(loss), clips }))
 }

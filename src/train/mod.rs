@@ -61,10 +61,11 @@ use log::Log;
 use step::Road;
 
 /// Keys that may differ between a run and its continuation: they change no number.
-const MAY_DIFFER: [&str; 9] = [
+const MAY_DIFFER: [&str; 10] = [
     "OUTPUT_DIR",
     "LOG_PERIOD",
     "TRAIN.CHECKPOINT_PERIOD",
+    "TEST.DATASET",
     "DATA.PATH_TO_DATA_DIR",
     "DATA.PATH_PREFIX",
     "DATA_LOADER.NUM_WORKERS",
@@ -122,6 +123,7 @@ impl Trainer {
         config.check_trainable()?;
         let schedule = Schedule::new(config)?;
         let model = Model::new(&setup::model_config(config)?)?;
+        check_labels(config, [train.as_ref(), val.as_ref()])?;
         let fixed = fixed_by_run(config, train.as_ref(), val.as_ref());
         let (train, val) = (loader(config, train)?, loader(config, val)?);
         let output = match start {
@@ -196,6 +198,19 @@ impl Trainer {
         let found = self.train.bad_clips().into_iter().chain(self.val.bad_clips()).map(|b| b.name);
         self.state.bad_clips.iter().cloned().chain(found).collect()
     }
+}
+
+/// Clips have one label or several as DATA.MULTI_LABEL says: accuracy and loss depend on it.
+fn check_labels(config: &Config, sources: [&dyn ClipSource; 2]) -> Result<()> {
+    let expected = config.data.multi_label;
+    if sources.iter().all(|source| source.is_multi_label() == expected) {
+        return Ok(());
+    }
+    let (dataset, got) = (config.train.dataset, if expected { "one label" } else { "any number of labels" });
+    Err(Error::Config(format!(
+        "DATA.MULTI_LABEL: expected {}, got {expected}: clips of {dataset} have {got}",
+        !expected
+    )))
 }
 
 fn loader(config: &Config, source: Arc<dyn ClipSource>) -> Result<Loader> {

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::clip::decode::{DecodeOptions, find_ffmpeg};
+use crate::clip::decode::find_ffmpeg;
 use crate::clip::{
-    Cached, ClipSource, FrameRule, Kinetics, KineticsConfig, MovingShapes, MovingShapesConfig, ResampleMode, Sampling,
-    Split, TestCrops,
+    Cached, ClipSource, FrameRule, ListConfig, ListFormat, MovingShapes, MovingShapesConfig, ResampleMode, Sampling,
+    Split, TestCrops, VideoList,
 };
 use crate::config::{Config, Dataset, Resample as ResampleKey};
 use crate::error::{Error, Result};
@@ -24,8 +24,17 @@ pub fn sgd_config(cfg: &Config) -> SgdConfig {
     SgdConfig::from_config(cfg)
 }
 
-/// Which frames and which crop a clip gives.
+/// Which frames and which crop a clip of `TRAIN.DATASET` gives.
 pub fn sampling(cfg: &Config) -> Sampling {
+    sampling_of(cfg, cfg.train.dataset)
+}
+
+/// Which frames and which crop a view of `TEST.DATASET` gives.
+pub fn test_sampling(cfg: &Config) -> Sampling {
+    sampling_of(cfg, cfg.test.dataset)
+}
+
+fn sampling_of(cfg: &Config, dataset: Dataset) -> Sampling {
     let data = &cfg.data;
     let [low, high] = data.train_jitter_scales;
     let is_multigrid = cfg.multigrid.long_cycle || cfg.multigrid.short_cycle;
@@ -35,7 +44,7 @@ pub fn sampling(cfg: &Config) -> Sampling {
             ResampleKey::TrilinearAntialias => ResampleMode::TrilinearAntialias,
             ResampleKey::Peer => ResampleMode::Peer,
         },
-        frames: match cfg.train.dataset {
+        frames: match dataset {
             Dataset::Kinetics | Dataset::MovingShapes => FrameRule::Window,
             Dataset::Ssv2 => FrameRule::Segments,
             Dataset::Charades => FrameRule::Stride,
@@ -46,40 +55,52 @@ pub fn sampling(cfg: &Config) -> Sampling {
         inverse_uniform: data.inv_uniform_sample,
         random_flip: data.random_flip,
         eval_scale_px: low as u32,
-        test_crops: test_crops(cfg),
+        test_crops: test_crops(cfg, dataset),
         use_offset: data.use_offset_sampling,
         multigrid_base: is_multigrid.then_some((data.num_frames, data.train_crop_size)),
-        bgr: data.reverse_input_channel,
+        bgr: data.reverse_input_channel != is_read_as_bgr(dataset),
     }
+}
+
+/// PySlowFast decodes videos to RGB and reads pictures as BGR; what is read from files instead of their frames follows the
+/// data set, so that a configuration means the same for both.
+fn is_read_as_bgr(dataset: Dataset) -> bool {
+    matches!(dataset, Dataset::Ssv2 | Dataset::Charades)
 }
 
 /// PySlowFast's `kinetics.py` scales a single crop of a test like those of training and takes the centre; `ssv2.py` and
 /// `charades.py` scale it like three and take the first of them.
-fn test_crops(cfg: &Config) -> TestCrops {
-    let (scale, [low, _]) = (cfg.data.test_crop_size as u32, cfg.data.train_jitter_scales);
-    match cfg.train.dataset {
-        Dataset::Kinetics | Dataset::MovingShapes => {
-            TestCrops { scale_px: scale, single_scale_px: low as u32, single_crop_idx: 1 }
-        }
-        Dataset::Ssv2 | Dataset::Charades => TestCrops { scale_px: scale, single_scale_px: scale, single_crop_idx: 0 },
+fn test_crops(cfg: &Config, dataset: Dataset) -> TestCrops {
+    let (scale_px, low) = (cfg.data.test_crop_size as u32, cfg.data.train_jitter_scales[0] as u32);
+    match dataset {
+        Dataset::Kinetics | Dataset::MovingShapes => TestCrops { scale_px, single_scale_px: low, single_crop_idx: 1 },
+        Dataset::Ssv2 | Dataset::Charades => TestCrops { scale_px, single_scale_px: scale_px, single_crop_idx: 0 },
     }
 }
 
-/// Filter and normalisation of the resampling kernel.
+/// Filter and normalisation of the resampling kernel. PySlowFast normalises before it turns the order of the channels.
 pub fn resample(cfg: &Config) -> Resample {
-    let as_f32 = |values: [f64; 3]| values.map(|v| v as f32);
-    Resample { filter: sampling(cfg).mode.filter(), mean: as_f32(cfg.data.mean), std: as_f32(cfg.data.std) }
+    let in_order = |values: [f64; 3]| {
+        let [a, b, c] = values.map(|v| v as f32);
+        if cfg.data.reverse_input_channel { [c, b, a] } else { [a, b, c] }
+    };
+    Resample { filter: sampling(cfg).mode.filter(), mean: in_order(cfg.data.mean), std: in_order(cfg.data.std) }
 }
 
 /// Where the clips of `TRAIN.DATASET` come from and who decodes them, for a line of output.
 pub fn describe_sources(cfg: &Config) -> String {
-    match cfg.train.dataset {
+    let (folder, dataset) = (&cfg.data.path_to_data_dir, cfg.train.dataset);
+    let decoder = || {
+        let ffmpeg = find_ffmpeg().map_or("no ffmpeg on PATH".into(), |p| p.display().to_string());
+        format!("decoder: built-in h264, for all else {ffmpeg}")
+    };
+    match dataset {
         Dataset::MovingShapes => "clips: moving_shapes, made on the fly; nothing to decode".into(),
-        _ => {
-            let ffmpeg = find_ffmpeg().map_or("no ffmpeg on PATH".into(), |p| p.display().to_string());
-            let folder = &cfg.data.path_to_data_dir;
-            format!("clips: {folder}; decoder: built-in h264, for all else {ffmpeg}")
+        Dataset::Kinetics => format!("clips: kinetics, {folder}; {}", decoder()),
+        Dataset::Ssv2 if !cfg.vcycle.ssv2_videos.is_empty() => {
+            format!("clips: ssv2, {folder}, .{} files; {}", cfg.vcycle.ssv2_videos.trim_start_matches('.'), decoder())
         }
+        Dataset::Ssv2 | Dataset::Charades => format!("clips: {dataset}, {folder}, frames; decoder: built-in jpeg"),
     }
 }
 
@@ -88,49 +109,63 @@ pub fn describe_sources(cfg: &Config) -> String {
 /// # Errors
 /// Missing or faulty list files, labels out of range; see the source.
 pub fn sources(cfg: &Config) -> Result<(Arc<dyn ClipSource>, Arc<dyn ClipSource>)> {
-    match cfg.train.dataset {
-        Dataset::MovingShapes => {
-            let keys = &cfg.vcycle.moving_shapes;
-            let make = |split, num_clips| {
-                let config = MovingShapesConfig {
-                    seed: cfg.rng_seed as u64,
-                    num_clips,
-                    num_classes: cfg.model.num_classes,
-                    num_frames: keys.frames,
-                    size_px: keys.size_px,
-                    noise: keys.noise as f32,
-                    shapes: keys.shapes,
-                    distractors: keys.distractors,
-                    speed: match keys.speed[..] {
-                        [slow, fast] => (slow as f32, fast as f32),
-                        _ => {
-                            return Err(Error::Config(
-                                "VCYCLE.MOVING_SHAPES.SPEED: expected [slowest, fastest]".into(),
-                            ));
-                        }
-                    },
-                    contrast: keys.contrast as f32,
-                    shake_px: keys.shake_px as f32,
-                    label_noise: keys.label_noise as f32,
-                };
-                MovingShapes::new(&config, split)
-            };
-            let train = make(Split::Train, keys.num_train_clips)?;
-            Ok((Arc::new(train), Arc::new(make(Split::Val, keys.num_val_clips)?)))
-        }
-        Dataset::Kinetics => {
-            let kinetics = KineticsConfig {
-                data_dir: PathBuf::from(&cfg.data.path_to_data_dir),
-                path_prefix: PathBuf::from(&cfg.data.path_prefix),
-                separator: cfg.data.path_label_separator.clone(),
-                num_classes: cfg.model.num_classes,
-                decode: DecodeOptions::default(),
-            };
-            let cache_bytes = (cfg.vcycle.cache_gib * (1u64 << 30) as f64) as usize;
-            let open = |list| Ok(Arc::new(Cached::new(Arc::new(Kinetics::open(&kinetics, list)?), cache_bytes)));
-            let train = open("train.csv")?;
-            Ok((train, open("val.csv")?))
-        }
-        other => Err(Error::unsupported(format!("TRAIN.DATASET {other}"), "use kinetics or moving_shapes")),
+    let train = source(cfg, cfg.train.dataset, Split::Train)?;
+    Ok((train, source(cfg, cfg.train.dataset, Split::Val)?))
+}
+
+/// The videos of the multi-view test that `TEST.DATASET` names, each to be decoded once: nothing is kept.
+///
+/// # Errors
+/// As [`sources`].
+pub fn test_source(cfg: &Config) -> Result<Arc<dyn ClipSource>> {
+    source(cfg, cfg.test.dataset, Split::Test)
+}
+
+fn source(cfg: &Config, dataset: Dataset, split: Split) -> Result<Arc<dyn ClipSource>> {
+    let Some(config) = list_config(cfg, dataset) else {
+        return Ok(Arc::new(MovingShapes::new(&moving_shapes(cfg, split)?, split)?));
+    };
+    let list = Arc::new(VideoList::open(&config, split)?);
+    if split == Split::Test {
+        return Ok(list);
     }
+    Ok(Arc::new(Cached::new(list, (cfg.vcycle.cache_gib * (1u64 << 30) as f64) as usize)))
+}
+
+/// Where the lists of `dataset` lie and how they are written; `None` for synthetic clips.
+pub fn list_config(cfg: &Config, dataset: Dataset) -> Option<ListConfig> {
+    let format = match dataset {
+        Dataset::MovingShapes => return None,
+        Dataset::Kinetics => ListFormat::Kinetics,
+        Dataset::Ssv2 => ListFormat::Ssv2,
+        Dataset::Charades => ListFormat::Charades,
+    };
+    Some(ListConfig {
+        format,
+        path_prefix: PathBuf::from(&cfg.data.path_prefix),
+        separator: cfg.data.path_label_separator.clone(),
+        ssv2_videos: cfg.vcycle.ssv2_videos.clone(),
+        ..ListConfig::kinetics(&cfg.data.path_to_data_dir, cfg.model.num_classes)
+    })
+}
+
+fn moving_shapes(cfg: &Config, split: Split) -> Result<MovingShapesConfig> {
+    let keys = &cfg.vcycle.moving_shapes;
+    let [slow, fast] = keys.speed[..] else {
+        return Err(Error::Config("VCYCLE.MOVING_SHAPES.SPEED: expected [slowest, fastest]".into()));
+    };
+    Ok(MovingShapesConfig {
+        seed: cfg.rng_seed as u64,
+        num_clips: if split == Split::Train { keys.num_train_clips } else { keys.num_val_clips },
+        num_classes: cfg.model.num_classes,
+        num_frames: keys.frames,
+        size_px: keys.size_px,
+        noise: keys.noise as f32,
+        shapes: keys.shapes,
+        distractors: keys.distractors,
+        speed: (slow as f32, fast as f32),
+        contrast: keys.contrast as f32,
+        shake_px: keys.shake_px as f32,
+        label_noise: keys.label_noise as f32,
+    })
 }

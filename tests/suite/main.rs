@@ -12,6 +12,7 @@ mod checkpoint;
 mod cli;
 mod config;
 mod conv3d;
+mod datasets;
 mod decoder;
 mod device;
 mod dropout;

@@ -4,6 +4,7 @@
 
 mod ffmpeg;
 mod h264;
+pub(super) mod jpeg;
 mod mp4;
 mod sps;
 mod yuv;
