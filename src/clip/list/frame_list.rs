@@ -76,7 +76,7 @@ impl Frames {
 }
 
 /// `"3,17"`, `3` or `""`.
-fn labels_of(text: &str, num_classes: usize) -> Result<Box<[u32]>, (FaultKind, String)> {
+fn labels_of(text: &str, num_classes: usize) -> Result<Box<[u32]>, lines::Refusal> {
     let text = text.replace('"', "");
     let parts = text.split(',').filter(|_| !text.is_empty());
     let mut classes = parts.map(|part| lines::label(part, num_classes)).collect::<Result<Vec<u32>, _>>()?;

@@ -24,7 +24,7 @@ pub(super) fn read(config: &ListConfig, split: Split, listing: &mut Listing) -> 
     })
 }
 
-fn parse<'a>(line: &'a str, separator: &str, num_classes: usize) -> Result<(&'a str, u32), (FaultKind, String)> {
+fn parse<'a>(line: &'a str, separator: &str, num_classes: usize) -> Result<(&'a str, u32), lines::Refusal> {
     let parts = if separator.is_empty() { None } else { line.trim_end().rsplit_once(separator) };
     let Some((file, label)) = parts.filter(|(file, _)| !file.trim().is_empty()) else {
         return Err((FaultKind::BadLine, format!("expected `path{separator}label`, got `{line}`")));

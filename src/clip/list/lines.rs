@@ -13,6 +13,9 @@ pub(super) fn unreadable(path: &Path, error: impl std::fmt::Display) -> Error {
     Error::Data(format!("{}: {error}; {what}", path.display()))
 }
 
+/// What is wrong with a line.
+pub(super) type Refusal = (FaultKind, String);
+
 /// Calls `parse` with the number (from 1) and the text of every line that is not blank; what it refuses becomes a fault.
 ///
 /// # Errors
@@ -20,7 +23,7 @@ pub(super) fn unreadable(path: &Path, error: impl std::fmt::Display) -> Error {
 pub(super) fn read(
     path: &Path,
     listing: &mut Listing,
-    parse: &mut dyn FnMut(&mut Listing, usize, &str) -> Result<(), (FaultKind, String)>,
+    parse: &mut dyn FnMut(&mut Listing, usize, &str) -> Result<(), Refusal>,
 ) -> Result<()> {
     let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(|e| unreadable(path, e))?);
     let mut bytes = Vec::new();
@@ -44,7 +47,7 @@ pub(super) fn read(
 }
 
 /// A label in 0..`num_classes`.
-pub(super) fn label(text: &str, num_classes: usize) -> Result<u32, (FaultKind, String)> {
+pub(super) fn label(text: &str, num_classes: usize) -> Result<u32, Refusal> {
     let bad = |_| (FaultKind::BadLine, format!("`{text}` is no label (an integer from 0 on)"));
     let label: u32 = text.trim().parse().map_err(bad)?;
     if label as usize >= num_classes {

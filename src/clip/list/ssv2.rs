@@ -90,7 +90,7 @@ pub(super) fn read(config: &ListConfig, split: Split, listing: &mut Listing) -> 
 }
 
 /// The label of a template such as `Holding [something] up`; names are without the brackets.
-fn label_of(template: &str, labels: &HashMap<String, String>, num_classes: usize) -> Result<u32, (FaultKind, String)> {
+fn label_of(template: &str, labels: &HashMap<String, String>, num_classes: usize) -> Result<u32, lines::Refusal> {
     let name = template.replace(['[', ']'], "");
     let bad = || (FaultKind::BadLine, format!("`{name}` has no label in something-something-v2-labels.json"));
     lines::label(labels.get(&name).ok_or_else(bad)?, num_classes)
