@@ -327,12 +327,12 @@ fn fused_forward_agrees_with_the_reference() {
     }
 }
 
-pub fn same_bits_in_all_modes(device: &Device, case: &Fused) {
-    let o = case.random::<half::bf16>();
+pub fn same_bits_in_all_modes<T: Half>(device: &Device, case: &Fused) {
+    let o = case.random::<T>();
     let bits = |r: &Results| (r.y.clone(), r.joined.clone(), format!("{:?}", (&r.stats, &r.scale_shift, &r.running)));
-    let first = bits(&run::<half::bf16>(device, case, &o));
+    let first = bits(&run::<T>(device, case, &o));
     executors::in_all_modes(device, |mode| {
-        assert!(first == bits(&run::<half::bf16>(device, case, &o)), "{} on {mode}", case.name);
+        assert!(first == bits(&run::<T>(device, case, &o)), "{} on {mode}", case.name);
     });
 }
 
@@ -340,7 +340,10 @@ pub fn same_bits_in_all_modes(device: &Device, case: &Fused) {
 fn fused_forward_gives_the_same_bits_in_all_modes() {
     for device in executors::with_kernels() {
         let names = ["affine_splits", "join_1x3x3", "halo_affine", "checked", "slices"];
-        CASES.iter().filter(|c| names.contains(&c.name)).for_each(|case| same_bits_in_all_modes(&device, case));
+        CASES
+            .iter()
+            .filter(|c| names.contains(&c.name))
+            .for_each(|case| same_bits_in_all_modes::<half::bf16>(&device, case));
     }
 }
 

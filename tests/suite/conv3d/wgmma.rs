@@ -15,7 +15,7 @@ const NONE: [usize; 3] = [0; 3];
 
 /// Target channels of a tile, and what it is used on. A tile has 128 rows, a step 64 channels.
 #[rustfmt::skip]
-const FORWARD: [(usize, fused::Fused); 10] = [
+const FORWARD: [(usize, fused::Fused); 13] = [
     // a ragged last split, the last tile of each with few rows; gaps; a last step of 8 channels
     (64, fused::case("affine_splits", [3, 2, 9, 8, 72], 64, ONE, ONE, NONE, 2, 8, Load::Affine, Store::Statistics)),
     // a last column of 8 channels; the first column stores
@@ -33,13 +33,17 @@ const FORWARD: [(usize, fused::Fused); 10] = [
     (64, fused::case("affine_1x3x3", [3, 2, 7, 9, 64], 24, [1, 3, 3], ONE, [0, 1, 1], 2, 0, Load::Affine, Store::Statistics)),
     // several frames: the middle one stores
     (64, fused::case("join_3x1x1", [2, 3, 5, 5, 72], 64, [3, 1, 1], ONE, [1, 0, 0], 2, 8, JOIN, Store::Statistics)),
+    // the other widths: the second column of a tile with few channels; a mean of 100 deviations
+    (256, fused::case("affine_256", [3, 1, 5, 5, 16], 136, ONE, ONE, NONE, 2, 8, Load::Affine, Store::Statistics)),
+    (128, fused::case("plain_128", [3, 1, 5, 5, 16], 136, ONE, ONE, NONE, 2, 0, Load::Plain, Store::Statistics)),
+    (64, fused::case("plain_64", [3, 1, 5, 5, 16], 72, ONE, ONE, NONE, 2, 8, Load::Plain, Store::Statistics)),
     // both, in slices; halos of three boxes
     (64, fused::case("affine_3x3x3", [1, 2, 3, 192, 64], 16, [3, 3, 3], ONE, ONE, 1, 0, Load::Affine, Store::Evaluation)),
 ];
 
 /// As [`FORWARD`].
 #[rustfmt::skip]
-const GRAD_INPUT: [(usize, fused_grad::Fused); 7] = [
+const GRAD_INPUT: [(usize, fused_grad::Fused); 9] = [
     // a ragged last split, the last tile of each with few rows; gaps; a last step of 8 channels; dy stored
     (64, fused_grad::case("pointwise", [3, 2, 9, 8, 64], 72, ONE, ONE, NONE, 2, 8, Some(true), false, Kind::Recomputed, 1)),
     // a last column of 8 channels; the first column stores; the end of a block
@@ -52,6 +56,9 @@ const GRAD_INPUT: [(usize, fused_grad::Fused); 7] = [
     (64, fused_grad::case("1x3x3", [3, 2, 7, 9, 24], 64, [1, 3, 3], ONE, [0, 1, 1], 2, 0, Some(true), false, Kind::Recomputed, 1)),
     // several frames: the middle one stores
     (64, fused_grad::case("3x1x1", [2, 3, 5, 5, 64], 72, [3, 1, 1], ONE, [1, 0, 0], 2, 8, Some(true), true, Kind::Output, 2)),
+    // the other widths without a table
+    (128, fused_grad::case("plain_128", [3, 1, 5, 5, 136], 16, ONE, ONE, NONE, 2, 8, None, false, Kind::Recomputed, 2)),
+    (64, fused_grad::case("plain_64", [3, 1, 5, 5, 72], 16, ONE, ONE, NONE, 2, 0, None, false, Kind::Recomputed, 2)),
     (64, fused_grad::case("3x3x3", [1, 2, 3, 250, 16], 64, [3, 3, 3], ONE, ONE, 1, 0, None, true, Kind::Recomputed, 1)),
 ];
 /// Too slow for all modes.
@@ -97,10 +104,10 @@ fn wgmma_grad_input_agrees_with_the_reference() {
 fn wgmma_gives_the_same_bits_in_all_modes() {
     for device in devices() {
         for (tile_n, case) in FORWARD.iter().filter(|(_, case)| !LARGE.contains(&case.name)) {
-            on_wgmma(*tile_n, || fused::same_bits_in_all_modes(&device, case));
+            on_wgmma(*tile_n, || fused::same_bits_in_all_modes::<half::bf16>(&device, case));
         }
         for (tile_n, case) in GRAD_INPUT.iter().filter(|(_, case)| !LARGE.contains(&case.name)) {
-            on_wgmma(*tile_n, || fused_grad::same_bits_in_all_modes(&device, case));
+            on_wgmma(*tile_n, || fused_grad::same_bits_in_all_modes::<half::bf16>(&device, case));
         }
     }
 }
