@@ -69,8 +69,11 @@ doc: ## the crate's documentation, with warnings as errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
 .PHONY: kernel-report
-kernel-report: cuda-toolkit ## registers, shared memory, spills and instructions of all kernels as a table, on standard output
-	@python3 scripts/kernel_report.py
+kernel-report: cuda-toolkit ## registers, spills, instructions of all kernels as a table; fails if no test launches one of them
+	@mkdir -p target; VCYCLE_PRINT_LAUNCHES=1 cargo test --features simt --test suite -- --nocapture $(SIMT_TESTS) > target/launches.log 2>&1 \
+		|| { tail -n 50 target/launches.log; exit 1; }
+	@grep -aoE 'launch [^:]+: .* shared bytes' target/launches.log | sort -u > target/launches.txt
+	@python3 scripts/kernel_report.py --launches target/launches.txt
 
 .PHONY: bench
 bench: ## every kernel's bench

@@ -3,12 +3,13 @@
 
 Compiles every file of kernels/ (but not kernels/unit, which programs do not hold) from clean, with the options of
 build/nvcc.rs, JOBS at a time; reads registers, static shared memory and spills from ptxas, and counts instructions in the
-disassembly of cuobjdump. Exits 1, and says why, if a register is spilled, a kernel of tensor cores has no such instruction, or
-time or size pass their limit.
+disassembly of cuobjdump. Exits 1, and says why, if a register is spilled, a kernel of tensor cores has no such instruction, no
+test launches a kernel, or time or size pass their limit.
 
     scripts/kernel_report.py [--jobs 2] [--launches FILE] > docs/records/DATE-ptxas/README.md
 
-FILE holds what `VCYCLE_PRINT_LAUNCHES=1` prints; from it comes the largest dynamic shared memory that a kernel was launched with.
+FILE holds what the kernels' tests print with `VCYCLE_PRINT_LAUNCHES=1` (`make kernel-report` runs them): from it comes which kernels
+they launch, and the largest dynamic shared memory of each.
 nvcc is looked for as in build/nvcc.rs; cuobjdump beside it, on PATH, or it is downloaded (scripts/cuda_toolkit.sh).
 """
 
@@ -137,10 +138,13 @@ def instructions(cuobjdump, fatbin):
 
 
 def largest_shared(path):
-    """kernel -> the largest dynamic shared memory of its launches in the file."""
+    """kernel -> the largest dynamic shared memory of its launches in the file, as src/device/launch.rs prints them."""
     largest = {}
-    for match in re.finditer(r"launch [^:]+: (\w+), grid .* (\d+) bytes shared", pathlib.Path(path).read_text(errors="replace")):
+    launch = r"launch [^:]+: (\w+), \d+ x \d+ x \d+ blocks of \d+ threads, (\d+) shared bytes"
+    for match in re.finditer(launch, pathlib.Path(path).read_text(errors="replace")):
         largest[match[1]] = max(largest.get(match[1], 0), int(match[2]))
+    if not largest:
+        fail(f"{path} has no line as VCYCLE_PRINT_LAUNCHES=1 prints them")
     return largest
 
 
@@ -183,6 +187,8 @@ def main():
             for (kernel, arch), (registers, static, stack, spilled) in resources(log).items():
                 of_kernel = counts.get((kernel, arch), collections.Counter())
                 errors += wrong_with(kernel, arch, spilled, of_kernel)
+                if args.launches and kernel not in dynamic:
+                    errors.append(f"no test launches {kernel} (for {arch})")
                 totals[arch] += 1
                 rows.append([kernel, arch, registers, static, dynamic.get(kernel, "-"), stack, spilled,
                              *(of_kernel[column] for column in COUNTED), of_kernel["all"]])
