@@ -78,8 +78,10 @@ __device__ __forceinline__ void gradient_sums(const NormGradientSumsParams& p) {
     PairSums<VECTOR, THREADS> own;
     if (map.works) {
         MaskedRows<T, VECTOR, NormGradientSumsParams> rows(p, tile, map.channel, channels);
-        float mean[VECTOR];
-        load_row(mean, p.to.stats, int64_t(tile.split) * 3 * channels + map.channel);
+        float origin[VECTOR];
+        load_row(origin, p.to.stats, int64_t(tile.split) * 3 * channels + map.channel);
+#pragma unroll
+        for (int i = 0; i < VECTOR; i++) origin[i] = origin_near<T>(origin[i]);
         for (int row = map.row_thread; row < tile.num_rows; row += BATCH * map.row_threads) {
             rows.load(p, tile, row, map.row_threads);
 #pragma unroll
@@ -90,16 +92,20 @@ __device__ __forceinline__ void gradient_sums(const NormGradientSumsParams& p) {
 #pragma unroll
                 for (int i = 0; i < VECTOR; i++) {
                     own.first[i] += g[i];
-                    own.second[i] = fmaf(g[i], y[i] - mean[i], own.second[i]);
+                    own.second[i] = fmaf(g[i], y[i] - origin[i], own.second[i]);
                 }
             }
         }
     }
     join_rows(own, map, reinterpret_cast<float*>(shared + FLAG_BYTES));
     if (map.works && map.row_thread == 0) {
-        float* to = batch_norm::floats(p.at.partials) + int64_t(blockIdx.x) * 2 * channels + map.channel;
+        float mean[VECTOR], *to = batch_norm::floats(p.at.partials) + int64_t(blockIdx.x) * 2 * channels + map.channel;
+        load_row(mean, p.to.stats, int64_t(tile.split) * 3 * channels + map.channel);
 #pragma unroll
-        for (int i = 0; i < VECTOR; i++) to[i] = own.first[i], to[channels + i] = own.second[i];
+        for (int i = 0; i < VECTOR; i++) {
+            to[i] = own.first[i];
+            to[channels + i] = sum_about_mean<T>(own.second[i], own.first[i], mean[i]);
+        }
     }
     finish<JoinGradients>(BlockTeam(), p.tiles, p.at, p.to, tile, int(blockIdx.y), first_channel,
                           min(p.column, channels - first_channel), reinterpret_cast<uint32_t*>(shared), shared + FLAG_BYTES);

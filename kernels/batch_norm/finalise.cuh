@@ -1,7 +1,7 @@
 // From complete sums to batch norm's tables, one channel a thread: the same arithmetic for every kernel that forms such sums.
 // A thread calls `split` for each split in order, then `end`. All arithmetic is f64, each result is rounded once.
 #pragma once
-#include "../common/ptx.cuh"
+#include "../common/storage.cuh"
 #include "tables.cuh"
 
 namespace batch_norm {
@@ -44,6 +44,19 @@ struct StatisticsOfChannel {
         *var = batch_norm::moved(*var, vars / to.splits, to.momentum);
     }
 };
+
+// For sum g (y - mean) over values y of type T, kernels sum g (y - origin), with the origin next to the mean that T can hold: these
+// distances are exact. Those from the mean are not, and where it is small they are all rounded alike: an error that grows with
+// the number of values as the sum of g does, and that no sum in f64 takes away.
+template <class T>
+__device__ __forceinline__ float origin_near(float mean) {
+    return to_f32(from_f32<T>(mean));
+}
+// sum g (y - mean) of a tile.
+template <class T>
+__device__ __forceinline__ float sum_about_mean(double sum_about_origin, double sum_g, float mean) {
+    return float(fma(double(origin_near<T>(mean)) - double(mean), sum_g, sum_about_origin));
+}
 
 // A, B, C of each split from sum g and sum g (y - mean); the gradients of gamma and beta, sums over the splits.
 struct GradientOfChannel {

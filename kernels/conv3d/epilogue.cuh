@@ -82,7 +82,7 @@ __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, B
     const bool has_sums = GRAD ? e.num_norms > 0 : e.statistics.stats != 0;
 
     // Forward: origin is the column's first value, near the mean; sums are of distances from it and of their squares.
-    float total[8] = {}, products[2][8] = {}, means[2][8] = {}, origin[8] = {}, bias[8] = {}, scale[8], shift[8];
+    float total[8] = {}, products[2][8] = {}, origins[2][8] = {}, origin[8] = {}, bias[8] = {}, scale[8], shift[8];
     if (left > 0) {
         if constexpr (GRAD) {
             if (e.mask_table) {
@@ -91,8 +91,11 @@ __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, B
             }
 #pragma unroll
             for (int k = 0; k < 2; k++)
-                if (k < e.num_norms)
-                    load_floats<CHECKED>(means[k], e.norms[k].to.stats, int64_t(b.number.split) * 3 * b.channels + c, left);
+                if (k < e.num_norms) {
+                    load_floats<CHECKED>(origins[k], e.norms[k].to.stats, int64_t(b.number.split) * 3 * b.channels + c, left);
+#pragma unroll
+                    for (int i = 0; i < 8; i++) origins[k][i] = origin_near<T>(origins[k][i]);
+                }
         } else {
             if (e.bias) load_floats<CHECKED>(bias, e.bias, c, left);
             if (has_sums) {
@@ -141,7 +144,7 @@ __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, B
                 const GradNormParams& norm = e.norms[k];
                 const auto y = load_chunk<T, CHECKED>(norm.y, element_of(position, c, norm.y_pitch), left);
 #pragma unroll
-                for (int i = 0; i < 8; i++) products[k][i] = fmaf(v[i], to_f32(y.e[i]) - means[k][i], products[k][i]);
+                for (int i = 0; i < 8; i++) products[k][i] = fmaf(v[i], to_f32(y.e[i]) - origins[k][i], products[k][i]);
             }
         } else {
 #pragma unroll
@@ -160,7 +163,10 @@ __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, B
         for (int k = 0; k < 2; k++) {
             if (k >= e.num_norms) break;
             const double product = sum_of_rows<N, Team>(products[k], scratch);
-            if (writes) partial[(1 + k) * b.channels] = float(product);
+            if (writes) {
+                const float mean = floats(e.norms[k].to.stats)[int64_t(b.number.split) * 3 * b.channels + b.first_c + channel];
+                partial[(1 + k) * b.channels] = sum_about_mean<T>(product, sum, mean);
+            }
         }
     } else {
         const double count = double(b.num_rows), squares = sum_of_rows<N, Team>(products[0], scratch);

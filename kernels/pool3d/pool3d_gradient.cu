@@ -116,10 +116,12 @@ __device__ __forceinline__ void grad_norm(const PoolNormParams& p) {
 
     PairSums<VECTOR, THREADS> own;
     if (map.works) {
-        float scale[VECTOR], shift[VECTOR], mean[VECTOR];
+        float scale[VECTOR], shift[VECTOR], origin[VECTOR];
         load_row(scale, pool.table, int64_t(tile.split) * 2 * channels + map.channel);
         load_row(shift, pool.table, (int64_t(tile.split) * 2 + 1) * channels + map.channel);
-        load_row(mean, p.norm.stats, int64_t(tile.split) * 3 * channels + map.channel);
+        load_row(origin, p.norm.stats, int64_t(tile.split) * 3 * channels + map.channel);
+#pragma unroll
+        for (int i = 0; i < VECTOR; i++) origin[i] = origin_near<T>(origin[i]);
         for (int r = map.row_thread; r < tile.num_rows; r += map.row_threads) {
             const int row = tile.first_row + r;
             const Vec<T, VECTOR> raw_y = load_vector<T, VECTOR>(reinterpret_cast<const T*>(p.y) + element_at(row, p.y_pitch, map.channel));
@@ -130,16 +132,20 @@ __device__ __forceinline__ void grad_norm(const PoolNormParams& p) {
             for (int i = 0; i < VECTOR; i++) {
                 g[i] = relu_gradient(g[i], fmaf(y[i], scale[i], shift[i]));
                 own.first[i] += g[i];
-                own.second[i] = fmaf(g[i], y[i] - mean[i], own.second[i]);
+                own.second[i] = fmaf(g[i], y[i] - origin[i], own.second[i]);
             }
             if (pool.to) store_vector<T, VECTOR>(reinterpret_cast<T*>(pool.to) + element_at(row, pool.to_pitch, map.channel), g);
         }
     }
     join_rows(own, map, reinterpret_cast<float*>(shared + FLAG_BYTES));
     if (map.works && map.row_thread == 0) {
-        float* to = batch_norm::floats(p.at.partials) + int64_t(blockIdx.x) * 2 * channels + map.channel;
+        float mean[VECTOR], *to = batch_norm::floats(p.at.partials) + int64_t(blockIdx.x) * 2 * channels + map.channel;
+        load_row(mean, p.norm.stats, int64_t(tile.split) * 3 * channels + map.channel);
 #pragma unroll
-        for (int i = 0; i < VECTOR; i++) to[i] = own.first[i], to[channels + i] = own.second[i];
+        for (int i = 0; i < VECTOR; i++) {
+            to[i] = own.first[i];
+            to[channels + i] = sum_about_mean<T>(own.second[i], own.first[i], mean[i]);
+        }
     }
     finish<JoinGradients>(BlockTeam(), pool.tiles, p.at, p.norm, tile, int(blockIdx.y), first_channel,
                           min(pool.column, channels - first_channel), reinterpret_cast<uint32_t*>(shared),
