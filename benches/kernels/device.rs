@@ -3,9 +3,15 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use vcycle::Result;
 use vcycle::device::{Buffer, DType, Device, Slice, Stream, Tensor};
-use vcycle::ops::TICKET_BYTES;
+use vcycle::ops::{TICKET_BYTES, pointwise};
 use vcycle::shape::ActivationShape;
+
+/// Written before each timed call on a GPU: more than any L2 holds, and long enough for the host to queue what follows.
+const FLUSH_BYTES: usize = 512 << 20;
+/// Calls whose times are read at once.
+const ROUNDS_UNDER_WAY: u64 = 128;
 
 /// The device, printed once.
 pub fn device() -> &'static Device {
@@ -23,14 +29,46 @@ pub fn is_smoke() -> bool {
     std::env::args().any(|argument| argument == "--test")
 }
 
-/// The time of `rounds` calls of `work`: device events on a GPU, the wall clock elsewhere.
-pub fn time(stream: &Stream, rounds: u64, mut work: impl FnMut()) -> Duration {
-    let start = stream.record().expect("event");
-    for _ in 0..rounds {
-        work();
+/// Takes times; on a GPU with device events around each call and a cold L2, elsewhere with the wall clock.
+pub struct Clock {
+    flush: Option<Tensor>,
+}
+
+impl Clock {
+    pub fn new(device: &Device) -> Result<Clock> {
+        let shape = ActivationShape::new(1, 1, 1, FLUSH_BYTES / 2 / 4096, 4096);
+        let memory = || Tensor::zeroed(device, DType::Bf16, shape);
+        Ok(Clock { flush: matches!(device, Device::Cuda(_)).then(memory).transpose()? })
     }
-    let end = stream.record().expect("event");
-    Duration::from_secs_f64(start.elapsed_ms(&end).expect("elapsed time") / 1e3)
+
+    /// Milliseconds of each call. Nothing waits between them, so that the host stays ahead of the device.
+    pub fn ms(&self, stream: &Stream, rounds: u64, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
+        let mut points = vec![];
+        for _ in 0..rounds {
+            self.flush.as_ref().map_or(Ok(()), |memory| pointwise::fill(stream, memory, 0.5))?;
+            let start = stream.record()?;
+            work()?;
+            points.push((start, stream.record()?));
+        }
+        points.iter().map(|(start, end)| start.elapsed_ms(end)).collect()
+    }
+}
+
+/// The time of `rounds` calls of `work`, for criterion. It counts rounds by the wall clock, so the time that a flush takes makes
+/// them fewer, not the benches longer.
+pub fn time(stream: &Stream, rounds: u64, mut work: impl FnMut()) -> Duration {
+    static CLOCK: OnceLock<Clock> = OnceLock::new();
+    let clock = CLOCK.get_or_init(|| Clock::new(device()).expect("memory for the flush"));
+    let mut run = |rounds: u64| -> f64 {
+        let call = || {
+            work();
+            Ok(())
+        };
+        clock.ms(stream, rounds, call).expect("times").iter().sum()
+    };
+    let starts = (0..rounds).step_by(ROUNDS_UNDER_WAY as usize);
+    let ms: f64 = starts.map(|start| run(ROUNDS_UNDER_WAY.min(rounds - start))).sum();
+    Duration::from_secs_f64(ms / 1e3)
 }
 
 /// The text of tests/cases/`name`.toml, or of `name`.toml in the folder VCYCLE_CASES, for binaries that left their clone.

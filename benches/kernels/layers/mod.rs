@@ -8,19 +8,16 @@ mod list;
 use std::time::Instant;
 
 use serde_json::json;
-use vcycle::device::{DType, Device, Stream, Tensor};
-use vcycle::ops::pointwise;
-use vcycle::shape::{ActivationShape, StepShape};
+use vcycle::device::{DType, Device, Stream};
+use vcycle::shape::StepShape;
 use vcycle::{Error, Result};
 
+use crate::device::Clock;
 use calls::{Memory, Work};
 use list::{NETWORKS, Row};
 
 const USAGE: &str = "--layers [--list] [--network NAME] [--grid BxTxS] [--direction forward|grad_input|grad_filter] \
                      [--form plain|fused] [--dtype bf16|f16] [--only PART] [--repeats N] [--budget-s SECONDS] [--from ROW] [--test]";
-
-/// Written before each timed call: more than any GPU's L2 holds, and long enough for the host to queue what follows.
-const FLUSH_BYTES: usize = 512 << 20;
 
 /// What the arguments ask for.
 struct Options {
@@ -164,8 +161,8 @@ pub fn main() -> Result<()> {
     let dtype = options.dtype(device);
     let mut memory = Memory::new(&stream, &rows, dtype)?;
     let start = Instant::now();
-    let flush = Flush::new(&stream)?;
-    let empty_ms = flush.time(&stream, 9, || Ok(()))?[4];
+    let clock = Clock::new(device)?;
+    let empty_ms = sorted(clock.ms(&stream, 9, || Ok(()))?)[4];
     println!(
         "{}",
         json!({"kind": "head", "device": format!("{device}"), "dtype": format!("{dtype:?}"), "rows": rows.len(), "empty_ms": empty_ms})
@@ -180,7 +177,7 @@ pub fn main() -> Result<()> {
             continue;
         }
         let mut line = row.to_json();
-        match time(&stream, &mut memory, &flush, &row, options.repeats) {
+        match time(&stream, &mut memory, &clock, &row, options.repeats) {
             Ok(ms) => {
                 line["ms"] = json!(ms[ms.len() / 2]);
                 line["best_ms"] = json!(ms[0]);
@@ -194,37 +191,15 @@ pub fn main() -> Result<()> {
 }
 
 /// Milliseconds of the repeats, sorted.
-fn time(stream: &Stream, memory: &mut Memory, flush: &Flush, row: &Row, repeats: usize) -> Result<Vec<f64>> {
+fn time(stream: &Stream, memory: &mut Memory, clock: &Clock, row: &Row, repeats: usize) -> Result<Vec<f64>> {
     let work = Work::new(memory, row)?;
     if repeats > 1 {
         work.run(stream)?; // loads the kernel
     }
-    flush.time(stream, repeats, || work.run(stream))
+    Ok(sorted(clock.ms(stream, repeats as u64, || work.run(stream))?))
 }
 
-/// Takes times with a cold L2.
-struct Flush {
-    memory: Option<Tensor>,
-}
-
-impl Flush {
-    fn new(stream: &Stream) -> Result<Flush> {
-        let shape = ActivationShape::new(1, 1, 1, FLUSH_BYTES / 2 / 4096, 4096);
-        let memory = || Tensor::zeroed(stream.device(), DType::Bf16, shape);
-        Ok(Flush { memory: matches!(stream.device(), Device::Cuda(_)).then(memory).transpose()? })
-    }
-
-    /// Sorted milliseconds; device events on a GPU. Nothing waits between the repeats, so that the host stays ahead.
-    fn time(&self, stream: &Stream, repeats: usize, mut work: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
-        let mut points = vec![];
-        for _ in 0..repeats {
-            self.memory.as_ref().map_or(Ok(()), |memory| pointwise::fill(stream, memory, 0.5))?;
-            let start = stream.record()?;
-            work()?;
-            points.push((start, stream.record()?));
-        }
-        let mut ms = points.iter().map(|(start, end)| start.elapsed_ms(end)).collect::<Result<Vec<f64>>>()?;
-        ms.sort_by(f64::total_cmp);
-        Ok(ms)
-    }
+fn sorted(mut ms: Vec<f64>) -> Vec<f64> {
+    ms.sort_by(f64::total_cmp);
+    ms
 }
