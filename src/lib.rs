@@ -10,6 +10,7 @@
 //! | where clips come from | [`clip`] |
 //! | a network | [`model`] |
 //! | a run | [`train`] |
+//! | weights in the formats of others | [`weights`] |
 //!
 //! The order to read in is the order in which the data moves: [`multigrid`], [`clip`], [`ops::resample`], [`model`],
 //! [`optimizer`], [`train`].
@@ -44,6 +45,7 @@ pub mod optimizer;
 pub mod shape;
 pub mod train;
 pub mod upload;
+pub mod weights;
 
 pub use error::{Error, Result};
 

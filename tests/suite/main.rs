@@ -35,3 +35,4 @@ mod schedule;
 mod sgd;
 mod softmax_loss;
 mod train;
+mod weights;

@@ -2,6 +2,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod convert;
 mod devices;
 mod out;
 mod progress;
@@ -31,6 +32,8 @@ enum Command {
     Schedule(schedule::Arguments),
     /// Decodes a clip, resamples it to a grid and writes a contact sheet.
     Resample(resample::Arguments),
+    /// Converts weights of PyTorch, PySlowFast, caffe2 and torchvision to safetensors, and back to .pyth.
+    Convert(convert::Arguments),
     /// Lists executors, GPUs, compiled kernels and decoders.
     Devices(devices::Arguments),
 }
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
             };
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            return fail("expected a command: train, schedule, resample or devices; see --help");
+            return fail("expected a command: train, schedule, resample, convert or devices; see --help");
         }
         Err(error) => return fail(&first_paragraph(&error.to_string())),
     };
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Train(arguments) => train::run(arguments),
         Command::Schedule(arguments) => schedule::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Resample(arguments) => resample::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Convert(arguments) => convert::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Devices(arguments) => devices::run(arguments).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| fail(&error.to_string()))
