@@ -28,7 +28,10 @@ pub fn entries(model: &Model) -> Vec<(String, Vec<usize>)> {
     let mut norms = model.norms.iter();
     for param in &model.params {
         entries.push((param.name.clone(), param.shape.clone()));
-        if let (ParamKind::Beta, Some(norm)) = (param.kind, norms.next()) {
+        if param.kind != ParamKind::Beta {
+            continue;
+        }
+        if let Some(norm) = norms.next() {
             entries.push((format!("{}.running_mean", norm.name), vec![norm.c]));
             entries.push((format!("{}.running_var", norm.name), vec![norm.c]));
             entries.push((format!("{}.{TRACKED}", norm.name), vec![]));

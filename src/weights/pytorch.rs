@@ -46,8 +46,11 @@ pub fn read_zip(file: File, file_bytes: u64) -> Outcome<Contents> {
     let pickle = {
         let entry = archive.by_name(&format!("{prefix}data.pkl")).map_err(|e| format!("data.pkl: {e}"))?;
         let size = entry.size().min(file_bytes);
-        let mut reader = BufReader::new(entry.take(size));
-        pickle::load(&mut Source::new(&mut reader, 0, size)).map_err(|e| format!("data.pkl: {e}"))?
+        let mut reader = BufReader::new(entry);
+        let pickle = pickle::load(&mut Source::new(&mut reader, 0, size)).map_err(|e| format!("data.pkl: {e}"))?;
+        // The checksum is compared at the entry's end.
+        std::io::copy(&mut reader, &mut std::io::sink()).map_err(|e| format!("data.pkl: {e}"))?;
+        pickle
     };
     let mut filled = Filling::new(&pickle, file_bytes)?;
     for key in filled.keys() {
@@ -57,7 +60,8 @@ pub fn read_zip(file: File, file_bytes: u64) -> Outcome<Contents> {
             return Err(format!("storage {key}: expected {expected} bytes, got {}", entry.size()));
         }
         let mut bytes = Vec::with_capacity(expected.min(file_bytes) as usize);
-        entry.take(expected).read_to_end(&mut bytes).map_err(|e| format!("storage {key}: {e}"))?;
+        // One byte more than there is: the checksum is compared at the entry's end.
+        entry.take(expected.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| format!("storage {key}: {e}"))?;
         filled.fill(&key, &bytes)?;
     }
     filled.finish()
