@@ -116,7 +116,9 @@ pub fn legacy_file(pickle: &[u8], storages: &[(&str, usize, Vec<u8>)]) -> Vec<u8
     file.extend_from_slice(pickle);
     let mut keys = Pickle::protocol(2);
     keys.op(b"](");
-    storages.iter().for_each(|(key, _, _)| drop(keys.text(key)));
+    for (key, _, _) in storages {
+        keys.text(key);
+    }
     file.extend(keys.op(b"e").stop());
     for (_, elements, bytes) in storages {
         file.extend((*elements as u64).to_le_bytes());
