@@ -107,6 +107,10 @@ impl ClipSource for Cached {
         self.source.label_set(idx, frames)
     }
 
+    fn fingerprint(&self) -> Option<String> {
+        self.source.fingerprint()
+    }
+
     fn name(&self, idx: usize) -> String {
         self.source.name(idx)
     }

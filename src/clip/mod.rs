@@ -24,6 +24,7 @@ mod loader;
 mod moving_shapes;
 mod random;
 pub mod sampling;
+pub mod verify;
 
 pub use cache::Cached;
 pub use grid::{ClipChoice, FrameRule, ResampleMode, Sampling, TestCrops, Views};
@@ -120,6 +121,12 @@ pub trait ClipSource: Send + Sync {
     /// Whether a mirrored video has another label (left becomes right): a [`Loader`] then refuses random flips.
     fn mirror_changes_label(&self) -> bool {
         false
+    }
+
+    /// What the data set is, for a run to notice that it has changed: names, labels, sizes of files. `None` where it does not
+    /// come from files.
+    fn fingerprint(&self) -> Option<String> {
+        None
     }
 
     /// How messages call video `idx`, such as its path.

@@ -229,11 +229,18 @@ fn default_shape(config: &Config, schedule: &Schedule) -> StepShape {
     planned.unwrap_or_else(|| StepShape::square(clips, frames, crop_px, splits))
 }
 
-/// All that must be the same when the run goes on: keys of the configuration, and the sizes of the data set.
+/// What the fingerprints of the data set are called beside the configuration.
+const FINGERPRINT: &str = "fingerprint";
+
+/// All that must be the same when the run goes on: keys of the configuration, sizes and fingerprints of the data set.
 fn fixed_by_run(config: &Config, train: &dyn ClipSource, val: &dyn ClipSource) -> BTreeMap<String, String> {
     let keys = config.entries().into_iter().filter(|(key, _)| !MAY_DIFFER.contains(&key.as_str()));
     let sizes = [("number of training clips", train.len()), ("number of validation clips", val.len())];
-    keys.chain(sizes.map(|(what, n)| (what.to_string(), n.to_string()))).collect()
+    let sizes = sizes.map(|(what, n)| (what.to_string(), n.to_string()));
+    let fingerprints = [("training", train.fingerprint()), ("validation", val.fingerprint())];
+    let fingerprints =
+        fingerprints.into_iter().filter_map(|(of, value)| Some((format!("{FINGERPRINT} of the {of} clips"), value?)));
+    keys.chain(sizes).chain(fingerprints).collect()
 }
 
 /// Puts the checkpoint at `path` into `network`, if it is of the same run.
@@ -244,6 +251,15 @@ fn load(path: &Path, fixed: &BTreeMap<String, String>, network: &mut Network) ->
     let keys: BTreeSet<&String> = fixed.keys().chain(checkpoint.state.config.keys()).collect();
     for key in keys {
         let (now, then) = (fixed.get(key), checkpoint.state.config.get(key));
+        if now != then && key.starts_with(FINGERPRINT) {
+            // Checkpoints of older versions have none.
+            let (Some(now), Some(then)) = (now, then) else { continue };
+            return Err(Error::Checkpoint(format!(
+                "{} cannot go on: the {key} is {now}, was {then}: lists, labels or sizes of files have changed since; \
+                 bring them back (`vcycle verify` tells what is wrong with the data), or start a new run",
+                path.display()
+            )));
+        }
         if now != then {
             let word = |value: Option<&String>| value.cloned().unwrap_or_else(|| "not known".into());
             return Err(Error::Checkpoint(format!(

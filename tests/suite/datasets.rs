@@ -288,3 +288,21 @@ fn labels_and_loss_must_fit() {
     let error = trainer(&config, &folder.path().join("run"), Start::New).err().expect("refused").to_string();
     assert!(error.contains("bce_logit"), "{error}");
 }
+
+/// A run goes on with the data that it began with, wherever it lies, and with no other.
+#[test]
+fn changed_data_is_refused() {
+    let folder = tempfile::tempdir().expect("folder");
+    made::kinetics(folder.path(), 12);
+    let (config, output) = (run_config(folder.path(), &[]), folder.path().join("run"));
+    assert!(!run(trainer(&config, &output, Start::New).expect("new"), 2).finished);
+    let clip = folder.path().join("v3.mp4");
+    let bytes = fs::read(&clip).expect("read");
+    fs::write(&clip, &bytes[..bytes.len() - 1]).expect("write");
+    let error = trainer(&config, &output, Start::Resume).err().expect("refused").to_string();
+    assert!(error.contains("fingerprint of the training clips") && error.contains("vcycle verify"), "{error}");
+    fs::write(&clip, &bytes).expect("write");
+    let moved = tempfile::tempdir().expect("folder");
+    made::kinetics(moved.path(), 12);
+    assert!(trainer(&run_config(moved.path(), &[]), &output, Start::Resume).is_ok());
+}

@@ -35,4 +35,5 @@ mod schedule;
 mod sgd;
 mod softmax_loss;
 mod train;
+mod verify;
 mod weights;

@@ -9,6 +9,7 @@ mod progress;
 mod resample;
 mod schedule;
 mod train;
+mod verify;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ enum Command {
     Train(train::Arguments),
     /// Prints the multigrid schedule of a configuration; needs no data and no device.
     Schedule(schedule::Arguments),
+    /// Reads the data set of a configuration and tells what is wrong with it.
+    Verify(verify::Arguments),
     /// Decodes a clip, resamples it to a grid and writes a contact sheet.
     Resample(resample::Arguments),
     /// Converts weights of PyTorch, PySlowFast, caffe2 and torchvision to safetensors, and back to .pyth.
@@ -50,13 +53,14 @@ fn main() -> ExitCode {
             };
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            return fail("expected a command: train, schedule, resample, convert or devices; see --help");
+            return fail("expected a command: train, schedule, verify, resample, convert or devices; see --help");
         }
         Err(error) => return fail(&first_paragraph(&error.to_string())),
     };
     let result = match arguments.command {
         Command::Train(arguments) => train::run(arguments),
         Command::Schedule(arguments) => schedule::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Verify(arguments) => verify::run(arguments),
         Command::Resample(arguments) => resample::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Convert(arguments) => convert::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Devices(arguments) => devices::run(arguments).map(|()| ExitCode::SUCCESS),

@@ -69,6 +69,16 @@ impl H264Track {
         self.order.len()
     }
 
+    /// Frames that the file's tables promise.
+    pub fn declared_frames(&self) -> usize {
+        self.track.declared_samples
+    }
+
+    /// Of these, frames that lie beyond its end.
+    pub fn cut_off_frames(&self) -> usize {
+        self.track.cut_off_samples
+    }
+
     pub fn fps(&self) -> f64 {
         self.track.fps()
     }

@@ -2,6 +2,7 @@
 //! PATH. Both give planes, and one conversion of our own ([`YuvFrame`] to RGB) follows, so that a file looks the same
 //! whoever decoded it. Must not know of sampling grids or training.
 
+mod check;
 mod ffmpeg;
 mod h264;
 pub(super) mod jpeg;
@@ -13,6 +14,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use check::Damage;
 pub use ffmpeg::find as find_ffmpeg;
 pub use yuv::{Colour, YuvFrame};
 

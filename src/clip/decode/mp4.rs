@@ -40,7 +40,9 @@ pub(super) struct Track {
     /// In decoding order; those that the file really holds.
     pub samples: Vec<Sample>,
     /// Samples that the tables promise.
-    declared_samples: usize,
+    pub declared_samples: usize,
+    /// Of these, samples that reach beyond the end of the file.
+    pub cut_off_samples: usize,
     /// Sum of the durations of all samples.
     pub duration: u64,
     edits: Vec<Edit>,
@@ -82,9 +84,9 @@ pub(super) fn read_video_tracks(file: &mut File) -> Result<Vec<Track>, String> {
     movie.tracks.retain(|t| t.is_video);
     for track in &mut movie.tracks {
         track.declared_samples = track.samples.len();
-        track
-            .samples
-            .retain(|s| s.size > 0 && s.offset.checked_add(u64::from(s.size)).is_some_and(|end| end <= length));
+        let fits = |s: &Sample| s.offset.checked_add(u64::from(s.size)).is_some_and(|end| end <= length);
+        track.cut_off_samples = track.samples.iter().filter(|s| !fits(s)).count();
+        track.samples.retain(|s| s.size > 0 && fits(s));
     }
     Ok(movie.tracks)
 }

@@ -20,6 +20,20 @@ pub enum FaultKind {
     Undecodable,
 }
 
+impl std::fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            FaultKind::BadLine => "bad line",
+            FaultKind::LabelOutOfRange => "label out of range",
+            FaultKind::Duplicate => "duplicate",
+            FaultKind::TrainAndVal => "in train and val",
+            FaultKind::Missing => "missing",
+            FaultKind::Truncated => "truncated",
+            FaultKind::Undecodable => "undecodable",
+        })
+    }
+}
+
 /// Something wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Fault {

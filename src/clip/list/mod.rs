@@ -7,6 +7,7 @@
 //! | Charades | `train.csv`, `val.csv` of frames with labels | `charades.rs` |
 
 mod charades;
+mod check;
 mod fault;
 mod frame_list;
 mod kinetics;
@@ -19,9 +20,13 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub(super) use check::Checked;
 pub use fault::{Fault, FaultKind};
 
+use rayon::prelude::*;
+
 use super::decode::{DecodeOptions, Video};
+use super::fingerprint::Fingerprint;
 use super::{ClipSource, Frames, Split, VideoInfo};
 use crate::error::{Error, Result};
 use paths::FramePaths;
@@ -261,6 +266,14 @@ impl ClipSource for VideoList {
         classes.sort_unstable();
         classes.dedup();
         classes
+    }
+
+    fn fingerprint(&self) -> Option<String> {
+        // Files are asked for their sizes by many threads: they may lie far away.
+        let each: Vec<u64> = (0..self.len()).into_par_iter().map(|idx| self.fingerprint_of(idx)).collect();
+        let mut fingerprint = Fingerprint::new();
+        each.into_iter().for_each(|value| fingerprint.add_number(value));
+        Some(format!("{:016x}", fingerprint.value()))
     }
 
     fn name(&self, idx: usize) -> String {
