@@ -50,6 +50,7 @@ check-new-op: cuda-toolkit ## follows docs/add_a_kernel.md in a temporary clone:
 .PHONY: test-long
 test-long: ## fuzzing, kill series, training comparisons: hours, run by hand, leaves records
 	cargo build --release
+	VCYCLE_FUZZ_SECONDS=$${VCYCLE_FUZZ_SECONDS:-600} cargo test --test suite -- fuzz:: --test-threads 1 --nocapture
 	scripts/kill_series.sh
 	scripts/compare_training.py -- DATA_LOADER.NUM_WORKERS 1 SOLVER.BASE_LR 0.03 SOLVER.STEPS '[0,29,37]' SOLVER.MAX_EPOCH 42 \
 	  TRAIN.EVAL_PERIOD 14 VCYCLE.MOVING_SHAPES.LABEL_NOISE 0.15 MULTIGRID.EPOCH_FACTOR 1.2

@@ -17,6 +17,7 @@ mod decoder;
 mod device;
 mod dropout;
 mod emulator;
+mod fuzz;
 mod gpu_run;
 mod layer_list;
 mod linear;
