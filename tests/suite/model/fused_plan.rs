@@ -215,7 +215,7 @@ fn the_last_writer_of_a_gradient_serves_the_norms_before_it() {
 fn every_norm_is_served_once_in_each_direction() {
     let plain = [Arch::SlowFast, Arch::Slow, Arch::I3d].map(small);
     let blocks = with_non_local(small(Arch::I3d), Instantiation::Softmax, 1, [1, 2, 2]);
-    for config in plain.into_iter().chain([blocks]) {
+    for config in plain.into_iter().chain([blocks, slowfast_with_last_blocks()]) {
         let arch = config.arch;
         let (model, plan) = plan(&config, StepShape::square(4, 8, 64, 2), Mode::Train, FUSED);
         let mut served = vec![(0, 0); model.norms.len()];
@@ -262,14 +262,29 @@ fn non_local_blocks_are_added_by_passes_of_their_own() {
              s3.pathway0_res0.branch2.c_bn and s3.pathway0_res0.branch1_bn",
         ],
     );
-    // At the end of a pathway that is concatenated there is no way yet.
+}
+
+/// SlowFast-NLN has blocks at the ends of s3 and s4, before the laterals join.
+fn slowfast_with_last_blocks() -> ModelConfig {
     let mut config = small(Arch::SlowFast);
-    config.non_local.location[1][0] = vec![1];
-    let (stream, model) = (Device::Cpu.stream().expect("stream"), Model::new(&config).expect("model"));
-    let shape = StepShape::square(2, 8, 64, 1);
-    let message = Plan::with_lowering(&stream, &model, shape, Mode::Train, 4, FUSED).expect_err("refused").to_string();
-    assert!(message.contains("s3_fuse"), "{message}");
-    Plan::with_lowering(&stream, &model, shape, Mode::Train, 4, Lowering::Plain).expect("the CPU's form");
+    (config.non_local.location[1][0], config.non_local.location[2][0]) = (vec![1], vec![0, 1]);
+    config
+}
+
+#[test]
+fn a_concatenation_with_a_non_local_block_is_masked_by_part() {
+    check_order(
+        &lines_of(&slowfast_with_last_blocks(), Mode::Train),
+        &[
+            "apply s3.pathway0_nonlocal1.bn <- norm(s3.pathway0_nonlocal1.conv_out) + s3.pathway0_res1.branch2.c_bn, no ReLU",
+            "grad s3_fuse <- added, unmasked; ",
+            "sums of grad s3.pathway0_nonlocal1.bn, unmasked; s3.pathway0_nonlocal1.bn",
+            "sums of grad s3_fuse.bn, masked by s3_fuse.bn; s3_fuse.bn",
+            // The block's end takes over the memory inside of the concatenation.
+            "grad s3.pathway0_nonlocal1.bn <- pool",
+            "grad s3.pathway0_nonlocal1.bn <- added, masked by s3.pathway0_res1.branch2.c_bn; s3.pathway0_res1.branch2.c_bn",
+        ],
+    );
 }
 
 /// I3D-NLN-8x8-R50, whose blocks are in s3 and s4: per block 8 launches forward and 15 backward, and what attention multiplies.

@@ -319,6 +319,15 @@ fn a_step_with_non_local_blocks_is_as_exact_as_its_storage() {
     executors::with_kernels().iter().for_each(|device| check_step_of(device, &config, 0.2));
 }
 
+/// The ends of two stages of the slow pathway are those of non-local blocks, where the laterals join.
+#[test]
+fn a_step_with_non_local_blocks_before_laterals_is_as_exact_as_its_storage() {
+    let mut config = tiny(Arch::SlowFast);
+    config.non_local.instantiation = Instantiation::Softmax;
+    (config.non_local.location[1][0], config.non_local.location[2][0]) = (vec![1], vec![1]);
+    executors::with_kernels().iter().for_each(|device| check_step_of(device, &config, 0.2));
+}
+
 #[test]
 fn evaluation_is_as_exact_as_its_storage() {
     // The second at a larger crop than its training's, where the head has four windows.

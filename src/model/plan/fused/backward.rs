@@ -12,6 +12,7 @@ use crate::model::layers::{Layer, LayerOp, NormId, ValueId};
 use crate::model::plan::{Place, StepOp, TensorId};
 use crate::ops::conv3d::{self, Conv3d};
 use crate::ops::pool3d::Pool3d;
+use crate::shape::ActivationShape;
 
 impl FusedPlanner<'_> {
     /// Plans the backward pass, after `forward`.
@@ -99,19 +100,24 @@ impl FusedPlanner<'_> {
         let viewed = self.base.viewed(grad_input, op.input);
         let back = StepOp::PoolGradInput { op, grad_output, indices, grad_input: viewed, accumulate };
         self.base.plan.backward.push(back);
-        let shape = self.base.shapes[x];
-        for &norm in &norms {
-            self.push_back(FusedOp::GradSums { shape, grad_output: grad_input, mask, norm });
+        self.mask_and_sum(self.base.shapes[x], grad_input, mask, &norms);
+        Ok(())
+    }
+
+    /// What a last writer does on its way, by passes of their own: the sums of `norms`, then the mask, in place. The pass that masks
+    /// also makes the gradient behind the first of the norms.
+    fn mask_and_sum(&mut self, shape: ActivationShape, grad_output: TensorId, mask: PlannedMask, norms: &[NormGrad]) {
+        for &norm in norms {
+            self.push_back(FusedOp::GradSums { shape, grad_output, mask, norm });
         }
         if let Some(&norm) = norms.first() {
             let name = format!("grad {}", self.base.plan.tensors[norm.y].name);
-            let grad = self.base.dense(name, shape, self.base.plan.lowering.dtype());
-            self.push_back(FusedOp::Gradient { shape, grad_output: grad_input, mask, norm, grad_input: grad });
+            let grad_input = self.base.dense(name, shape, self.base.plan.lowering.dtype());
+            self.push_back(FusedOp::Gradient { shape, grad_output, mask, norm, grad_input });
             if let Some(tensors) = &mut self.norms[norm.norm] {
-                tensors.grad = Some(grad);
+                tensors.grad = Some(grad_input);
             }
         }
-        Ok(())
     }
 
     /// Whether the convolution before the batch norm `x` reads the gradient behind `pool`: one whose input needs none itself, a stem.
@@ -199,15 +205,15 @@ impl FusedPlanner<'_> {
                 None => self.unsupported(value, "mask"),
             },
             LayerOp::BatchNorm { relu: true, .. } => Ok(PlannedMask::Output(stored)),
-            // Of a pool over a ReLU nothing is lost with the mask: where its maximum is 0 the ReLU was closed.
-            LayerOp::Concat if layer.inputs.iter().all(|&part| self.is_behind_relu(part)) => {
-                Ok(PlannedMask::Output(stored))
-            }
-            LayerOp::Concat if layer.inputs.iter().any(|&part| !self.norms_before(part).is_empty()) => {
-                self.unsupported(value, "mask")
-            }
+            LayerOp::Concat if self.is_masked_as_a_whole(&layer) => Ok(PlannedMask::Output(stored)),
             _ => Ok(PlannedMask::None),
         }
+    }
+
+    /// Whether each part of a concatenation ends in a ReLU. Of a pool over a ReLU nothing is lost with the mask: where its maximum
+    /// is 0 the ReLU was closed.
+    fn is_masked_as_a_whole(&self, concat: &Layer) -> bool {
+        concat.inputs.iter().all(|&part| self.is_behind_relu(part))
     }
 
     fn is_behind_relu(&self, value: ValueId) -> bool {
@@ -267,14 +273,19 @@ impl FusedPlanner<'_> {
         Ok(())
     }
 
-    /// The gradients of the parts lie inside the gradient of the whole, whose last writer has masked them: what is left are the
-    /// sums of their batch norms.
+    /// The gradients of the parts lie inside the gradient of the whole. Where its last writer has masked them, what is left are the
+    /// sums of their batch norms. Where a part ends without a ReLU (a non-local block), the others are masked here.
     fn concat_backward(&mut self, layer: &Layer) -> Result<()> {
         self.base.concat_backward(layer);
+        let is_masked = self.is_masked_as_a_whole(layer);
         for &part in &layer.inputs {
-            let grad_output = self.base.grad(part);
-            for norm in self.norm_grads(part)? {
-                let shape = self.base.shapes[part];
+            let (shape, grad_output, norms) = (self.base.shapes[part], self.base.grad(part), self.norm_grads(part)?);
+            if !is_masked && self.is_behind_relu(part) {
+                let mask = PlannedMask::Output(self.base.plan.values[part]);
+                self.mask_and_sum(shape, grad_output, mask, &norms);
+                continue;
+            }
+            for norm in norms {
                 self.push_back(FusedOp::GradSums { shape, grad_output, mask: PlannedMask::None, norm });
             }
         }
