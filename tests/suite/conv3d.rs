@@ -347,7 +347,7 @@ fn golden_conv3d() {
             close("db", &f64s(&got.db));
         }
     }
-    golden::passed("conv3d", list.len());
+    golden.passed(list.len());
 }
 
 #[test]

@@ -99,7 +99,7 @@ fn golden_resample_u8() {
         let got = golden::channels_first(&[1, 3, frames, height, width], &output.read::<f32>().unwrap());
         golden.assert_close(name, &case["outputs"]["y_cthw"], &got, 2e-5);
     }
-    golden::passed("resample_u8", cases.len());
+    golden.passed(cases.len());
 }
 
 /// A row of tests/cases/resample.toml.

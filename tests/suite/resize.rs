@@ -29,7 +29,7 @@ fn golden_interpolate_trilinear() {
         let got = golden::channels_first(&x_shape, &grad_input.read::<f32>().unwrap());
         golden.assert_close(name, &case["outputs"]["dx"], &got, 2e-5);
     }
-    golden::passed("interpolate_trilinear", cases.len());
+    golden.passed(cases.len());
 }
 
 /// A row of tests/cases/resize.toml.

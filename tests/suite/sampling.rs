@@ -45,7 +45,7 @@ fn golden_temporal_decoder() {
             sampling::frame_indices(start, size, num_frames, frames).iter().map(|&i| i as usize).collect();
         assert_eq!(indices, golden::dims(&case["indices"]), "{case}");
     }
-    golden::passed("sampling/temporal_decoder", cases.len());
+    file.passed(cases.len());
 }
 
 fn as_counts(indices: &[u32]) -> Vec<usize> {
@@ -70,7 +70,7 @@ fn golden_temporal_ssv2() {
         };
         assert_eq!(as_counts(&got), golden::dims(&case["indices"]), "{case}");
     }
-    golden::passed("sampling/temporal_ssv2", cases.len());
+    file.passed(cases.len());
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn golden_temporal_charades() {
         let got = sampling::stride_indices(start, rate, num_frames, frames);
         assert_eq!(as_counts(&got), golden::dims(&case["indices"]), "{case}");
     }
-    golden::passed("sampling/temporal_charades", cases.len());
+    file.passed(cases.len());
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn golden_slow_pathway_indices() {
         let indices: Vec<usize> = indices.iter().map(|&i| i as usize).collect();
         assert_eq!(indices, golden::dims(&case["slow_indices"]), "{case}");
     }
-    golden::passed("sampling/slow_pathway_indices", cases.len());
+    file.passed(cases.len());
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn golden_spatial_geometry() {
         assert_eq!(got.scaled_px, pair(&case["scaled"]), "{case}");
         assert_eq!(got.offset_px, pair(&case["offset_yx"]), "{case}");
     }
-    golden::passed("sampling/spatial_geometry", cases.len());
+    file.passed(cases.len());
 }
 
 #[test]

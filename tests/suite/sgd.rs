@@ -135,5 +135,5 @@ fn golden_sgd() {
             golden.assert_close(name, &outputs[format!("buf{}", t + 1)], &as_f64(&momentum), 1e-5);
         }
     }
-    golden::passed("sgd", cases.len());
+    golden.passed(cases.len());
 }

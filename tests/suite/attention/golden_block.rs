@@ -220,5 +220,5 @@ fn golden_nonlocal() {
     for case in cases {
         compare(&golden, case);
     }
-    golden::passed("nonlocal", cases.len());
+    golden.passed(cases.len());
 }

@@ -135,7 +135,7 @@ fn golden_batchnorm() {
         case.check_slice(&golden, "running_mean", &mean);
         case.check_slice(&golden, "running_var", &var);
     }
-    golden::passed("batchnorm", cases.len());
+    golden.passed(cases.len());
 }
 
 #[test]
@@ -171,5 +171,5 @@ fn golden_sub_batchnorm() {
         let y = case.eval(&on_device(&mean), &on_device(&var), &order);
         case.check_tensor(&golden, "y_eval_after_aggregate", &y, &order);
     }
-    golden::passed("sub_batchnorm", cases.len());
+    golden.passed(cases.len());
 }

@@ -1,7 +1,10 @@
 //! Reference results made with PySlowFast and PyTorch in float64, read from `$VCYCLE_GOLDEN`. They are not part of the
 //! repository: without them the golden tests say SKIPPED (and fail with `VCYCLE_REQUIRE_GOLDEN=1`).
 //!
-//! Every golden test is named `golden_*`; it ends with [`passed`], whose lines `make golden` adds up.
+//! Every golden test is named `golden_*`; it ends with [`Golden::passed`], whose lines `make golden` adds up. `walk.rs` looks for
+//! files that no test opens.
+
+mod walk;
 
 use std::path::PathBuf;
 
@@ -102,7 +105,7 @@ pub fn list(subfolder: &str) -> Vec<String> {
     names
 }
 
-/// To be called once at the end of a golden test with the number of cases that were compared.
+/// To be called at the end of a golden test that compares a part of a file's cases, with their number.
 pub fn passed(what: &str, cases: usize) {
     assert!(cases > 0, "{what}: no case was compared");
     println!("golden: {what}: {cases} cases");
@@ -118,6 +121,14 @@ pub struct Difference {
 }
 
 impl Golden {
+    /// To be called at the end of the golden test of a file, with the number of cases that were compared: all of them.
+    pub fn passed(&self, cases: usize) {
+        let of_model = 1 + usize::from(!self.json["eval_larger_crop"].is_null());
+        let all = self.json.as_array().map_or(of_model, Vec::len);
+        assert_eq!(cases, all, "{}: some cases were not compared", self.file);
+        passed(self.file.trim_end_matches(".json"), cases);
+    }
+
     /// Compares all of `got` (row-major, in the descriptor's shape) with the tensor that `descriptor` describes.
     pub fn compare(&self, descriptor: &Value, got: &[f64]) -> Difference {
         let key = descriptor["key"].as_str().expect("descriptor has a key");

@@ -4,12 +4,10 @@ use proptest::prelude::*;
 use vcycle::config::Config;
 use vcycle::device::Device;
 use vcycle::model::plan::{ALIGNMENT_BYTES, Access, Place, Storage, assign_offsets};
-use vcycle::model::{Arch, Mode, Model, ModelConfig, Plan, Transform, slow_pathway_indices};
+use vcycle::model::{Arch, Mode, Model, ModelConfig, Plan, Transform};
 use vcycle::ops::attention::Instantiation;
 use vcycle::optimizer::{SgdConfig, param_ranges};
 use vcycle::shape::StepShape;
-
-use crate::golden;
 
 fn plan(config: &ModelConfig, shape: StepShape, mode: Mode) -> vcycle::Result<Plan> {
     let stream = Device::Cpu.stream().expect("stream");
@@ -185,20 +183,6 @@ fn configurations_that_do_not_fit_are_refused() {
     );
     refused(ModelConfig { spatial_strides: [(); 4].map(|()| vec![1]), ..base }, "RESNET.SPATIAL_STRIDES");
     assert!(Arch::from_name("x3d").is_err() && Transform::from_name("x3d_transform").is_err());
-}
-
-#[test]
-fn golden_slow_pathway_indices() {
-    let Some(golden) = golden::open("sampling/slow_pathway_indices.json") else { return };
-    let cases = golden.json.as_array().expect("cases");
-    for case in cases {
-        let number = |key: &str| case[key].as_u64().expect("number") as usize;
-        let expected: Vec<usize> = golden::dims(&case["slow_indices"]);
-        let ours: Vec<usize> =
-            slow_pathway_indices(number("T_fast"), number("alpha")).iter().map(|&i| i as usize).collect();
-        assert_eq!(ours, expected, "{case}");
-    }
-    golden::passed("sampling/slow_pathway_indices", cases.len());
 }
 
 #[test]
