@@ -4,6 +4,7 @@
 
 mod convert;
 mod devices;
+mod info;
 mod out;
 mod progress;
 mod resample;
@@ -33,6 +34,8 @@ enum Command {
     Schedule(schedule::Arguments),
     /// Reads the data set of a configuration and tells what is wrong with it.
     Verify(verify::Arguments),
+    /// Prints parameters, multiply-adds and memory of a network at every grid; needs no data and no device.
+    Info(info::Arguments),
     /// Decodes a clip, resamples it to a grid and writes a contact sheet.
     Resample(resample::Arguments),
     /// Converts weights of PyTorch, PySlowFast, caffe2 and torchvision to safetensors, and back to .pyth.
@@ -53,7 +56,7 @@ fn main() -> ExitCode {
             };
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            return fail("expected a command: train, schedule, verify, resample, convert or devices; see --help");
+            return fail("expected a command: train, schedule, info, verify, resample, convert or devices; see --help");
         }
         Err(error) => return fail(&first_paragraph(&error.to_string())),
     };
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Train(arguments) => train::run(arguments),
         Command::Schedule(arguments) => schedule::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Verify(arguments) => verify::run(arguments),
+        Command::Info(arguments) => info::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Resample(arguments) => resample::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Convert(arguments) => convert::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Devices(arguments) => devices::run(arguments).map(|()| ExitCode::SUCCESS),

@@ -22,3 +22,17 @@ pub fn stderr(line: impl Display) {
     // One write, so that lines of several threads do not mix.
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
+
+/// Columns padded to the same width, right-aligned.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |c: usize| rows.iter().map(|row| row[c].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut out = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &w)| format!("{cell:>w$}")).collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}

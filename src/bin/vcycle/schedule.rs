@@ -7,7 +7,7 @@ use vcycle::config::{Config, Dataset, NormType};
 use vcycle::multigrid::{Cost, Phase, Schedule};
 use vcycle::{Error, Result};
 
-use super::out;
+use super::out::{self, table};
 
 /// Clips of Kinetics-400's training set, for want of a list file.
 const KINETICS_CLIPS: usize = 240_000;
@@ -129,9 +129,9 @@ fn report(config: &Config, schedule: &Schedule, num_clips: usize, source: &str) 
         ));
     }
     line(String::new());
-    out.push_str(&table(segments_table(config, schedule)));
+    out.push_str(&table(&segments_table(config, schedule)));
     out.push('\n');
-    out.push_str(&table(shapes_table(schedule, &cost)));
+    out.push_str(&table(&shapes_table(schedule, &cost)));
     out.push('\n');
     out.push_str(&saving(config, schedule, &cost));
     out
@@ -217,20 +217,6 @@ fn saving(config: &Config, schedule: &Schedule, cost: &Cost) -> String {
         1.0 / cost.volume,
         schedule.max_epoch() as f64 / config.solver.max_epoch as f64,
     )
-}
-
-/// Columns padded to the same width, right-aligned.
-fn table(rows: Vec<Vec<String>>) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |c: usize| rows.iter().map(|row| row[c].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut out = String::new();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &w)| format!("{cell:>w$}")).collect();
-        out.push_str(cells.join("  ").trim_end());
-        out.push('\n');
-    }
-    out
 }
 
 /// Four significant digits, without trailing zeros.

@@ -8,10 +8,12 @@ mod display;
 mod forward;
 pub mod fused;
 mod head;
+mod layers;
 mod ops;
 
 pub use arena::{ALIGNMENT_BYTES, Storage, assign_offsets};
 pub use cost::Cost;
+pub use layers::LayerCost;
 pub use ops::{Access, OpKind, StepOp};
 
 use super::layers::{Model, NormId, ValueId};
