@@ -31,6 +31,7 @@ use value::{Line, Value};
 
 pub use choices::*;
 pub use entry::Key;
+pub use other_keys::OtherKey;
 pub use table::*;
 
 use crate::{Error, Result};
@@ -112,6 +113,11 @@ impl Config {
         let mut keys = vec![];
         Config::default().describe("", "", &mut keys);
         keys
+    }
+
+    /// Every key of PySlowFast that is known and not read.
+    pub fn other_keys() -> Vec<OtherKey> {
+        other_keys::all().collect()
     }
 
     fn assign_section(&mut self, prefix: &str, entries: &[(String, Line, Value)], file: &str) -> Result<()> {

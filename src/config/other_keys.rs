@@ -3,12 +3,15 @@
 use super::literal;
 use super::value::Value;
 
-/// One line of the list.
-pub(super) struct OtherKey {
+/// A key of PySlowFast that nothing reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherKey {
+    /// Full name, such as `NUM_SHARDS`.
     pub name: &'static str,
-    default: &'static str,
+    /// PySlowFast's default, as Python writes it.
+    pub default: &'static str,
     /// Why only the default is accepted; `None` when any value is.
-    reason: Option<&'static str>,
+    pub reason: Option<&'static str>,
 }
 
 /// Every line.
@@ -29,7 +32,7 @@ pub(super) fn find(name: &str) -> Option<OtherKey> {
 }
 
 /// Values of keys of the table that ask for what this project will not do: key, values, why.
-const OUT_OF_SCOPE: [(&str, &[&str], &str); 9] = [
+const OUT_OF_SCOPE: [(&str, &[&str], &str); 10] = [
     ("MODEL.ARCH", &["x3d"], "X3D is out of scope"),
     ("MODEL.ARCH", &["mvit", "maskmvit"], "MViT is out of scope"),
     ("MODEL.MODEL_NAME", &["X3D"], "X3D is out of scope"),
@@ -40,6 +43,7 @@ const OUT_OF_SCOPE: [(&str, &[&str], &str); 9] = [
         &["PTVResNet", "PTVSlowFast", "PTVX3D", "PTVCSN", "PTVR2plus1D", "PTVMViT"],
         "networks of pytorchvideo are out of scope; ResNet and SlowFast are PySlowFast's own",
     ),
+    ("RESNET.TRANS_FUNC", &["x3d_transform"], "X3D is out of scope"),
     ("DATASET", &["ava"], "detection (AVA) is out of scope"),
     ("DATASET", &["imagenet", "imagenetprefetch"], "images are out of scope"),
     (
@@ -59,7 +63,7 @@ pub(super) fn out_of_scope(key: &str, value: &Value) -> Option<&'static str> {
 
 impl OtherKey {
     /// Whether the value may stand in a configuration. `raw` is the value before its text was read as a literal.
-    pub fn accept(&self, value: &Value, raw: &Value) -> Result<(), String> {
+    pub(super) fn accept(&self, value: &Value, raw: &Value) -> Result<(), String> {
         let default = literal::parse(self.default).unwrap_or(Value::None);
         let kind_fits = match (&default, value) {
             (Value::None, _) | (_, Value::None) => true,

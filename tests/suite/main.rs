@@ -6,6 +6,7 @@ mod executors;
 mod golden;
 mod stored;
 
+mod all_configs;
 mod attention;
 mod batch_norm;
 mod checkpoint;
@@ -19,6 +20,7 @@ mod dropout;
 mod emulator;
 mod fuzz;
 mod gpu_run;
+mod info;
 mod layer_list;
 mod linear;
 mod loader;
