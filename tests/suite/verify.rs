@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
+use vcycle::clip::decode::find_ffmpeg;
 use vcycle::clip::verify::{Report, verify};
 use vcycle::clip::{ClipSource, FaultKind, ListConfig, ListFormat, Split, VideoList};
 
@@ -164,6 +165,28 @@ fn the_program_ends_with_a_status() {
     assert!(made.status.success() && String::from_utf8_lossy(&made.stdout).contains("nothing to verify"));
     let nowhere = run(folder.path(), &["DATA.PATH_TO_DATA_DIR", "nowhere"]);
     assert!(String::from_utf8_lossy(&nowhere.stderr).contains("DATA.PATH_TO_DATA_DIR"));
+}
+
+/// Files of containers that ffmpeg reads, cut off: known by their headers.
+#[test]
+fn truncated_containers_are_found() {
+    let Some(data) = crate::decoder::test_data() else { return };
+    if find_ffmpeg().is_none() {
+        return eprintln!("SKIPPED: containers other than MP4, because there is no ffmpeg on PATH");
+    }
+    let folder = tempfile::tempdir().expect("folder");
+    let files = ["k400_flipping_a_pancake.mkv", "odd_213x119_vp9.webm", "mmaction_test.avi"];
+    for file in files {
+        let bytes = fs::read(data.join("decoder_clips").join(file)).expect("read");
+        fs::write(folder.path().join(file), &bytes[..bytes.len() / 2]).expect("write");
+    }
+    fs::write(folder.path().join("train.csv"), files.map(|file| format!("{file} 0")).join("\n")).expect("write");
+    let list = VideoList::read(&ListConfig::kinetics(folder.path(), 1), Split::Train).expect("list");
+    let found = verify(&[(Split::Train, list)], false, &|_, _| {});
+    assert_eq!(counts(&found), [(FaultKind::Truncated, 3)], "{found}");
+    let config = ListConfig { path_prefix: data.join("decoder_clips"), ..ListConfig::kinetics(folder.path(), 1) };
+    let whole = VideoList::read(&config, Split::Train).expect("list");
+    assert!(verify(&[(Split::Train, whole)], true, &|_, _| {}).is_clean());
 }
 
 /// A damaged copy of real clips: missing, truncated, out of range, listed twice.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::check;
 use super::yuv::{Colour, YuvFrame};
 
 /// Name of this decoder in [`VideoInfo`](crate::clip::VideoInfo).
@@ -42,6 +43,8 @@ pub(super) struct FfmpegStream {
     pub fps: f64,
     /// Seconds that the container promises, if it does.
     pub container_s: Option<f64>,
+    /// Whether ffmpeg met the end of the file before that of its container.
+    pub ended_early: bool,
 }
 
 /// How ffmpeg is to write a frame.
@@ -81,8 +84,8 @@ impl FfmpegStream {
         }
         // ffmpeg's average (two decimals) is what PySlowFast uses; it leaves it out where the container has none.
         let fps = if stream.fps > 0.0 { stream.fps } else { fps.unwrap_or(30.0) };
-        let container_s = messages.text.lines().find_map(parse_duration);
-        Ok(FfmpegStream { program: program.into(), position, num_frames, fps, container_s, ..stream })
+        let (container_s, ended_early) = check::promised(&messages.text);
+        Ok(FfmpegStream { program: program.into(), position, num_frames, fps, container_s, ended_early, ..stream })
     }
 
     /// Decodes from the start to the last of `wanted` (ascending, distinct); `sink` gets the position in `wanted` and the
@@ -190,12 +193,6 @@ impl PixelFormat {
     }
 }
 
-/// Seconds of `  Duration: 00:01:02.50, start: …`; `None` for other lines and `N/A`.
-fn parse_duration(line: &str) -> Option<f64> {
-    let clock = line.trim().strip_prefix("Duration: ")?.split(',').next()?;
-    clock.split(':').try_fold(0.0, |seconds, part| Some(seconds * 60.0 + part.parse::<f64>().ok()?))
-}
-
 /// The video streams of ffmpeg's description of its input, cover pictures left out.
 fn parse_streams(messages: &str) -> Vec<FfmpegStream> {
     let mut streams: Vec<FfmpegStream> = Vec::new();
@@ -245,6 +242,7 @@ fn parse_description(description: &str) -> FfmpegStream {
         num_frames: 0,
         fps: fps.unwrap_or(0.0),
         container_s: None,
+        ended_early: false,
     }
 }
 

@@ -75,13 +75,19 @@ impl Record {
                     series("validation", Join::Marks, by_epoch(|e| e.val_loss)),
                 ],
             ),
-            panel(
-                "accuracy, top-1 (%)",
-                vec![
-                    series("train", Join::Line, by_epoch(|e| e.train_top1)),
-                    series("validation", Join::Marks, by_epoch(|e| e.val_top1)),
-                ],
-            ),
+            match self.epochs.iter().any(|e| e.val_map.is_some()) {
+                true => panel(
+                    "mean average precision (%)",
+                    vec![series("validation", Join::Marks, by_epoch(|e| e.val_map))],
+                ),
+                false => panel(
+                    "accuracy, top-1 (%)",
+                    vec![
+                        series("train", Join::Line, by_epoch(|e| e.train_top1)),
+                        series("validation", Join::Marks, by_epoch(|e| e.val_top1)),
+                    ],
+                ),
+            },
             panel("learning rate", vec![series("", Join::Line, bucketed(|steps| steps.last().map(|s| s.lr)))]),
             panel("frames of a clip, T", vec![series("", Join::Dots, self.dots(|s| s.shape[1]))]),
             panel("crop, S (px)", vec![series("", Join::Dots, self.dots(|s| s.shape[2]))]),
@@ -97,6 +103,10 @@ impl Record {
     /// Accuracy over the minutes of the run.
     pub fn panels_over_time(&self) -> Vec<Panel> {
         let over_time = |value: fn(&Epoch) -> Option<f64>| self.epochs_at(|e| e.wall_s / 60.0, value);
+        if self.epochs.iter().any(|e| e.val_map.is_some()) {
+            let validation = series("validation", Join::Marks, over_time(|e| e.val_map));
+            return vec![panel("mean average precision over time (%)", vec![validation])];
+        }
         vec![panel(
             "accuracy over time, top-1 (%)",
             vec![

@@ -77,6 +77,11 @@ fn headline(record: &Record, summary: Option<&Value>) -> String {
     if let Some(best) = number("best_val_top1") {
         items.push(("best", format!("{best:.2} %")));
     }
+    for (key, name) in [("val_map", "validation mAP"), ("best_val_map", "best mAP")] {
+        if let Some(map) = number(key) {
+            items.push((name, format!("{map:.2} %")));
+        }
+    }
     let last_wall = record.iterations.last().map(|s| s.wall_s);
     if let Some(seconds) = number("wall_s").or(last_wall) {
         items.push(("time", duration(seconds)));
