@@ -6,7 +6,9 @@
 #
 # Results go to ./results, or to $OUT where it is set: results.json and results.md, results.tsv that both are made of, log.txt,
 # calibration.tar.gz, and what peer_conv3d writes: at most 8 files, of 16 MiB at most. A stage run again replaces its results.
-# To join results of several machines or calls: cat their results.tsv into one, and ./run.sh summary.
+# To join results of several machines or calls: cat their results.tsv into one, and ./run.sh summary. peer_conv3d may have more layers
+# than fit into 8 minutes: run again on the same machine it goes on, and VCYCLE_PEER_ARGS='--part 2/4' gives a machine its fourth
+# (VCYCLE_PEER_ARGS: arguments of peer_conv3d.py, such as --dtype f16).
 #
 # A stage is ended after VCYCLE_STAGE_SECONDS, 470 unless told: each fits into a call of 8 minutes. Every stage runs, whatever
 # the others did; the exit status is 0 only if none failed.
@@ -29,7 +31,7 @@ sanitizer memcheck, racecheck and synccheck over a small test of each op
 bench criterion over the kernels of every op but conv3d, each op in a process of its own
 bench_conv3d criterion over the convolutions
 peer PyTorch beside resample
-peer_conv3d PyTorch beside the convolutions"
+peer_conv3d PyTorch beside the convolutions, the most important first; again: goes on"
 
 # ---- stages: each runs in a process of its own and prints its log --------------------------------------------------
 # What goes into results.tsv are the lines that begin with `=result` and a tab.
@@ -133,7 +135,11 @@ peer() {
   PYTHONUNBUFFERED=1 python3 "$@"
 }
 stage_peer() { peer peer_resample.py cases/resample.toml; }
-stage_peer_conv3d() { peer peer_conv3d.py; }
+stage_peer_conv3d() {
+  local arguments
+  read -ra arguments <<< "${VCYCLE_PEER_ARGS:-}"
+  peer peer_conv3d.py "${arguments[@]}"
+}
 
 # ---- results --------------------------------------------------------------------------------------------------------
 # results.tsv: stage, kind (stage, fact, test, bench, peer), and what the kind says.

@@ -2,7 +2,7 @@
 
 usage: python3 conv3d.py [--network NAME] [--grid BxTxS] [--direction D] [--form plain|fused] [--dtype bf16|f16]
                          [--budget-s 420] [--repeats 21] [--plans 10] [--only PART] [--out DIR] [--again]
-                         [--bench PROGRAM]
+                         [--part I/N] [--bench PROGRAM]
        python3 conv3d.py --device cpu --test [--only PART]
 
 Our side is the program of the kernel benches (`kernels_bench --layers`), which names the layers and times them; then, in
@@ -15,7 +15,8 @@ Both sides: device events, L2 flushed before each call, random data, the median.
 does around the convolution. PyTorch does that by separate ops; in f16 also by cuDNN's graphs, where the Python package
 `cudnn` (nvidia-cudnn-frontend) is installed and has a graph for it: forward and grad_filter of what a batch norm and ReLU
 precede. Rows come in the order of their share of a step. Those that the budget does not reach are counted; the next run
-with the same folder goes on from there, and its tables hold the rows of both. Times in ms; `ratio` is ours / theirs, below 1
+with the same folder goes on from there, and its tables hold the rows of both. `--part 2/4` does every fourth row from the second on:
+for machines that keep no folder; the results of a part have it in their names. Times in ms; `ratio` is ours / theirs, below 1
 where we are faster; the floor is the larger of bytes / bandwidth and FLOPs / peak rate, both measured at the start. Prints
 a line `peer ID OURS THEIRS` for each row, writes peer_conv3d_DTYPE.json and .md to DIR (`results`), and to $OUT where that is set.
 Needs Python 3.9 and PyTorch.
@@ -54,7 +55,7 @@ def our_program(args):
 
 def our_lines(args, more):
     command = our_program(args) + ["--layers"]
-    for name in ("network", "grid", "direction", "form", "only"):
+    for name in ("network", "grid", "direction", "form", "only", "part"):
         if getattr(args, name):
             command += ["--" + name, getattr(args, name)]
     environment = dict(os.environ, VCYCLE_DEVICE=args.device)
@@ -150,9 +151,13 @@ def compare(args, clock, graphs, todo, times, rates):
         row["peer_notes"] = notes
         judge(row, *rates)
         done.append(row)
-        if "ratio" in row:
-            print("peer", row["id"], number(row["ms"], 5), number(row["peer_ms"], 5), sep="\t", flush=True)
+        tell(row)
     return done
+
+
+def tell(row):
+    if "ratio" in row:
+        print("peer", row["id"], number(row["ms"], 5), number(row["peer_ms"], 5), sep="\t", flush=True)
 
 
 def judge(row, bandwidth, peak):
@@ -216,8 +221,10 @@ def markdown(result):
 
 
 def paths(args):
-    stem = Path(args.out) / f"peer_conv3d_{args.dtype if args.device == 'cuda' else 'cpu'}"
-    return stem.with_suffix(".json"), stem.with_suffix(".md")
+    stem = f"peer_conv3d_{args.dtype if args.device == 'cuda' else 'cpu'}"
+    if args.part:
+        stem += "_" + args.part.replace("/", "of")
+    return Path(args.out) / f"{stem}.json", Path(args.out) / f"{stem}.md"
 
 
 def earlier(args, device):
@@ -271,6 +278,7 @@ def main():
     parser.add_argument("--only", help="a part of the layers' names")
     parser.add_argument("--dtype", choices=("bf16", "f16"), default="bf16")
     parser.add_argument("--budget-s", type=float, default=420.0, help="seconds for both sides together")
+    parser.add_argument("--part", help="I/N: every N-th row, from the I-th on")
     parser.add_argument("--repeats", type=int, default=21)
     parser.add_argument("--plans", type=int, default=10, help="plans that cudnn.benchmark tries, 0 for all; 10 is PyTorch's own number")
     parser.add_argument("--out", default="results", help="folder for the JSON and the markdown")
@@ -311,6 +319,8 @@ def main():
     rates = ceilings(clock, args)
     new = compare(args, clock, graphs, todo, times, rates)
     done = list(known.values()) + new
+    for row in known.values():
+        tell(row)  # what stands in the place of an earlier run's lines holds these too
     head = {
         "device": device,
         "dtype": args.dtype if is_cuda else "f32",
@@ -323,6 +333,7 @@ def main():
         "our_device": ours.get("device"),
         "empty_ms": ours.get("empty_ms"),
         "peer_empty_ms": clock.ms(lambda: None),
+        "part": args.part,
         "repeats": args.repeats,
         "seconds": round(time.perf_counter() - args.start, 1),
         "rows_done_before": len(known),

@@ -17,7 +17,7 @@ use calls::{Memory, Work};
 use list::{NETWORKS, Row};
 
 const USAGE: &str = "--layers [--list] [--network NAME] [--grid BxTxS] [--direction forward|grad_input|grad_filter] \
-                     [--form plain|fused] [--dtype bf16|f16] [--only PART] [--repeats N] [--budget-s SECONDS] [--from ROW] [--test]";
+                     [--form plain|fused] [--dtype bf16|f16] [--only PART] [--repeats N] [--part I/N] [--budget-s SECONDS] [--from ROW] [--test]";
 
 /// What the arguments ask for.
 struct Options {
@@ -32,6 +32,8 @@ struct Options {
     is_f16: bool,
     repeats: usize,
     budget_s: f64,
+    /// Part i of n, from 0: every n-th row, so that parts take about as long.
+    part: (usize, usize),
     /// Rows at the start that are left out, because an earlier run has done them.
     from: usize,
 }
@@ -49,6 +51,7 @@ impl Options {
             is_f16: false,
             repeats: 21,
             budget_s: f64::INFINITY,
+            part: (0, 1),
             from: 0,
         };
         let mut arguments = arguments;
@@ -77,6 +80,7 @@ impl Options {
                 "--budget-s" => {
                     o.budget_s = value()?.parse().map_err(|_| refused("--budget-s", "a number of seconds"))?;
                 }
+                "--part" => o.part = part(&value()?)?,
                 "--from" => {
                     o.from = value()?.parse().map_err(|_| refused("--from", "a number of rows"))?;
                 }
@@ -125,12 +129,21 @@ impl Options {
             }
         }
         rows.sort_by(|a, b| share(b).total_cmp(&share(a)));
-        Ok(rows)
+        Ok(rows.into_iter().skip(self.part.0).step_by(self.part.1).collect())
     }
 }
 
 fn refused(argument: &str, expected: &str) -> Error {
     Error::Config(format!("{argument}: expected {expected}; usage: {USAGE}"))
+}
+
+/// From "2/4", the second of four.
+fn part(text: &str) -> Result<(usize, usize)> {
+    let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse::<usize>().ok()?, n.parse::<usize>().ok()?)));
+    match numbers {
+        Some((i, n)) if 1 <= i && i <= n => Ok((i - 1, n)),
+        _ => Err(refused("--part", "I/N such as 2/4")),
+    }
 }
 
 /// A shape that no schedule has, as 1x8x64.
