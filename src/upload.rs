@@ -1,7 +1,7 @@
 //! Brings the decoded clips of a batch to the device: one copy a batch into memory that is used again and again. Must not
 //! know what is done with the clips.
 
-use crate::clip::HostBatch;
+use crate::clip::{HostBatch, HostClip};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 use crate::ops::resample::SourceClip;
@@ -22,16 +22,24 @@ impl Upload {
         Ok(Upload { device: device.clone(), memory: Buffer::zeroed(device, 0)? })
     }
 
-    /// Copies the clips of `batch`; what the call before returned must no longer be in use.
+    /// Copies the clips of `batch`, frames that several share once; what the call before returned must no longer be in use.
     pub fn clips(&mut self, batch: &HostBatch) -> Result<Vec<SourceClip>> {
-        let room = |bytes: usize| bytes.next_multiple_of(CLIP_ALIGNMENT_BYTES);
-        self.reserve(batch.clips.iter().map(|c| room(c.bytes.len())).sum())?;
-        let mut clips = Vec::with_capacity(batch.clips.len());
+        let room = |clip: &HostClip| clip.bytes.len().next_multiple_of(CLIP_ALIGNMENT_BYTES);
+        let shared = |k: usize| k > 0 && batch.clips[k].shares_frames_with(&batch.clips[k - 1]);
+        let copied = batch.clips.iter().enumerate().filter(|(k, _)| !shared(*k));
+        self.reserve(copied.map(|(_, clip)| room(clip)).sum())?;
+        let mut clips: Vec<SourceClip> = Vec::with_capacity(batch.clips.len());
         let mut offset_bytes = 0;
-        for clip in &batch.clips {
-            let memory = self.memory.slice::<u8>(offset_bytes, clip.bytes.len())?;
-            memory.write(&clip.bytes)?;
-            offset_bytes += room(clip.bytes.len());
+        for (k, clip) in batch.clips.iter().enumerate() {
+            let memory = match clips.last() {
+                Some(before) if shared(k) => before.memory.clone(),
+                _ => {
+                    let memory = self.memory.slice::<u8>(offset_bytes, clip.bytes.len())?;
+                    memory.write(&clip.bytes)?;
+                    offset_bytes += room(clip);
+                    memory
+                }
+            };
             let (frames, height_px, width_px) = (clip.frames, clip.height_px, clip.width_px);
             clips.push(SourceClip { memory, frames, height_px, width_px, grid: clip.grid });
         }

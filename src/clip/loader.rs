@@ -49,8 +49,8 @@ impl Default for LoaderConfig {
 /// One clip of a batch: the frames it needs, and where the step's samples lie in them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HostClip {
-    /// uint8 RGB, `[frames][height_px][width_px][3]`.
-    pub bytes: Vec<u8>,
+    /// uint8 RGB, `[frames][height_px][width_px][3]`. The crops of one clip of a test share them.
+    pub bytes: Arc<Vec<u8>>,
     /// Frames held (not the frames of the whole video).
     pub frames: usize,
     /// Rows.
@@ -59,6 +59,13 @@ pub struct HostClip {
     pub width_px: usize,
     /// The step's grid; its t axis counts the frames held.
     pub grid: ClipGrid,
+}
+
+impl HostClip {
+    /// Whether both lie in the same memory: crops of one clip.
+    pub fn shares_frames_with(&self, other: &HostClip) -> bool {
+        Arc::ptr_eq(&self.bytes, &other.bytes)
+    }
 }
 
 /// The clips of one step.
@@ -293,12 +300,12 @@ fn union(choices: &[ClipChoice]) -> Vec<u32> {
 /// A clip for each of `choices` out of the frames of their union.
 fn host_clips(frames: Frames, mut choices: Vec<ClipChoice>) -> Vec<HostClip> {
     let Frames { bytes, indices, height_px, width_px } = frames;
-    let clip = |bytes, choice: ClipChoice| {
+    let clip = |bytes: Arc<Vec<u8>>, choice: ClipChoice| {
         let (frames, grid) = (choice.frame_indices.len(), choice.grid);
         HostClip { bytes, frames, height_px, width_px, grid }
     };
     if choices.len() == 1 {
-        return choices.pop().map(|choice| clip(bytes, choice)).into_iter().collect();
+        return choices.pop().map(|choice| clip(Arc::new(bytes), choice)).into_iter().collect();
     }
     let frame_bytes = height_px * width_px * 3;
     let gather = |choice: &ClipChoice| {
@@ -309,7 +316,18 @@ fn host_clips(frames: Frames, mut choices: Vec<ClipChoice>) -> Vec<HostClip> {
         }
         own
     };
-    choices.into_iter().map(|choice| clip(gather(&choice), choice)).collect()
+    let mut clips: Vec<HostClip> = vec![];
+    let mut before: Option<Vec<u32>> = None;
+    for choice in choices {
+        // Views are counted clip by clip: those with the same frames follow each other.
+        let bytes = match (clips.last(), &before) {
+            (Some(last), Some(frames)) if *frames == choice.frame_indices => last.bytes.clone(),
+            _ => Arc::new(gather(&choice)),
+        };
+        before = Some(choice.frame_indices.clone());
+        clips.push(clip(bytes, choice));
+    }
+    clips
 }
 
 /// Errors of files name them, those of other sources may not.

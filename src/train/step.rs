@@ -155,6 +155,8 @@ fn binary_cross_entropy(logits: &[f32], labels: &[u32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::clip::HostClip;
     use crate::model::{Arch, Model, ModelConfig};
@@ -180,7 +182,7 @@ mod tests {
     fn batch() -> HostBatch {
         let grid = ClipGrid { t: Axis::identity(4), y: Axis::identity(16), x: Axis::identity(16), flip: false };
         let clip = |salt: usize| HostClip {
-            bytes: (0..4 * 16 * 16 * 3).map(|i| (i * 37 + i / 7 * salt) as u8).collect(),
+            bytes: Arc::new((0..4 * 16 * 16 * 3).map(|i| (i * 37 + i / 7 * salt) as u8).collect()),
             frames: 4,
             height_px: 16,
             width_px: 16,

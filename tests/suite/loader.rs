@@ -9,8 +9,10 @@ use vcycle::clip::{
     Cached, ClipSource, FrameRule, Frames, HostBatch, ListConfig, Loader, LoaderConfig, MovingShapes,
     MovingShapesConfig, ResampleMode, Sampling, Split, TestCrops, VideoInfo, VideoList, Views,
 };
+use vcycle::device::Device;
 use vcycle::labels::Labels;
 use vcycle::shape::StepShape;
+use vcycle::upload::Upload;
 use vcycle::{Error, Result};
 
 use crate::decoder::made::Mp4;
@@ -98,7 +100,12 @@ fn a_test_decodes_a_video_once_for_all_views() {
         counting.calls.store(0, Ordering::SeqCst);
         let batches: Vec<HostBatch> = loader.test_epoch(shape, views).map(|b| b.expect("batch")).collect();
         assert_eq!((batches.len(), counting.calls.load(Ordering::SeqCst)), (5, 5));
+        let mut upload = Upload::new(&Device::Cpu).expect("upload");
         for (video, batch) in batches.iter().enumerate() {
+            let uploaded = upload.clips(batch).expect("uploaded");
+            let distinct: usize = batch.clips.iter().step_by(3).map(|c| c.bytes.len().next_multiple_of(256)).sum();
+            assert!(mode == ResampleMode::Trilinear || upload.len_bytes() == distinct);
+            assert!(uploaded.iter().zip(&batch.clips).all(|(a, b)| a.memory.read::<u8>().expect("bytes") == *b.bytes));
             assert_eq!((batch.shape.clips, batch.indices.as_slice()), (12, &[video; 12][..]));
             assert_eq!(batch.labels, Labels::Classes(vec![source.label(video); 12]));
             for (view, clip) in batch.clips.iter().enumerate() {
@@ -108,7 +115,9 @@ fn a_test_decodes_a_video_once_for_all_views() {
                     grid = Some(choice.grid);
                     choice.frame_indices
                 });
-                assert!(clip.bytes == frames.expect("frames").bytes, "video {video}, view {view}");
+                assert!(*clip.bytes == frames.expect("frames").bytes, "video {video}, view {view}");
+                // The crops of a clip share its frames, in memory and on the device.
+                assert!(clip.shares_frames_with(&batch.clips[view / 3 * 3]));
                 assert_eq!(Some(clip.grid), grid);
             }
         }

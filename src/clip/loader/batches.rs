@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::{HostBatch, LoadedClip, LoaderConfig, LoaderShared, lock};
+use super::{HostBatch, HostClip, LoadedClip, LoaderConfig, LoaderShared, lock};
 use crate::clip::Views;
 use crate::error::Result;
 use crate::labels::Labels;
@@ -222,5 +222,7 @@ impl Queue {
 }
 
 fn bytes_of(result: &SlotResult) -> usize {
-    result.iter().flatten().map(|loaded| loaded.clip.bytes.len()).sum()
+    let clips: Vec<&HostClip> = result.iter().flatten().map(|loaded| &loaded.clip).collect();
+    let is_shared = |k: usize| k > 0 && clips[k].shares_frames_with(clips[k - 1]);
+    (0..clips.len()).filter(|&k| !is_shared(k)).map(|k| clips[k].bytes.len()).sum()
 }
