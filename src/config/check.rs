@@ -170,16 +170,11 @@ impl Config {
     }
 
     /// (key and value, is it asked for, why not and what to do).
-    fn untrainable(&self) -> [(String, bool, &'static str); 6] {
+    fn untrainable(&self) -> [(String, bool, &'static str); 5] {
         let c = self;
         [
             ("TRAIN.ENABLE False".into(), !c.train.enable, "there is nothing else to do; set it to True"),
             ("TEST.ENABLE True".into(), c.test.enable, "the multi-view test is not built yet; add `TEST.ENABLE False`"),
-            (
-                format!("TRAIN.CHECKPOINT_FILE_PATH {}", c.train.checkpoint_file_path),
-                !c.train.checkpoint_file_path.is_empty(),
-                "starting from other weights is not built yet; leave it empty",
-            ),
             ("TRAIN.MIXED_PRECISION True".into(), c.train.mixed_precision, "the CPU computes in f32; set it to False"),
             (
                 "MODEL.LOSS_FUNC bce".into(),

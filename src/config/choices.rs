@@ -123,6 +123,16 @@ choice! {
 }
 
 choice! {
+    /// TRAIN.CHECKPOINT_TYPE.
+    CheckpointType {
+        /// Any format but caffe2's; which one tells the file itself.
+        PyTorch = "pytorch",
+        /// A pickle of caffe2's blobs.
+        Caffe2 = "caffe2",
+    }
+}
+
+choice! {
     /// VCYCLE.RESAMPLE: how source frames become the pixels of a grid.
     Resample {
         /// Linear in t, y and x at fractional positions.

@@ -2,8 +2,8 @@
 //! Names and defaults are those of PySlowFast (slowfast/config/defaults.py); `VCYCLE` is our own.
 
 use super::choices::{
-    Arch, Dataset, HeadAct, LossFunc, LrPolicy, ModelName, NormType, OptimizingMethod, PreciseBnShape, Resample,
-    TransFunc,
+    Arch, CheckpointType, Dataset, HeadAct, LossFunc, LrPolicy, ModelName, NormType, OptimizingMethod, PreciseBnShape,
+    Resample, TransFunc,
 };
 use super::entry::section;
 
@@ -20,10 +20,18 @@ section! {
         eval_period: usize = 10;
         /// Epochs between two checkpoints where no long cycle sets them.
         checkpoint_period: usize = 10;
-        /// Continues from the newest checkpoint in OUTPUT_DIR (PySlowFast); here `--resume` decides.
+        /// Continues from the newest checkpoint in OUTPUT_DIR where there is one, as `--resume` does.
         auto_resume: bool = true;
-        /// Weights to start from.
+        /// Weights to start from: a file of PyTorch, caffe2 or safetensors, or the folder of a run.
         checkpoint_file_path: String = String::new();
+        /// `caffe2` refuses files of any other program; otherwise the file itself tells its format.
+        checkpoint_type: CheckpointType = CheckpointType::PyTorch;
+        /// Inflates 2D filters of that file.
+        checkpoint_inflate: bool = false;
+        /// Takes its weights alone and begins at epoch 0, even if it holds an epoch and momenta.
+        checkpoint_epoch_reset: bool = false;
+        /// Texts of which the first occurrence in each of its names goes away.
+        checkpoint_clear_name_pattern: Vec<String> = vec![];
         /// Half-precision activations.
         mixed_precision: bool = false;
     }

@@ -34,6 +34,7 @@ mod progress;
 pub mod report;
 mod run;
 pub mod setup;
+mod start;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,8 +62,15 @@ use log::Log;
 use step::Road;
 
 /// Keys that may differ between a run and its continuation: they change no number.
-const MAY_DIFFER: [&str; 10] = [
+const MAY_DIFFER: [&str; 16] = [
     "OUTPUT_DIR",
+    "TRAIN.AUTO_RESUME",
+    // What a run began with; its own checkpoint counts.
+    "TRAIN.CHECKPOINT_FILE_PATH",
+    "TRAIN.CHECKPOINT_TYPE",
+    "TRAIN.CHECKPOINT_INFLATE",
+    "TRAIN.CHECKPOINT_EPOCH_RESET",
+    "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN",
     "LOG_PERIOD",
     "TRAIN.CHECKPOINT_PERIOD",
     "TEST.DATASET",
@@ -99,6 +107,8 @@ pub struct Trainer {
     clock: Clock,
     eta: Eta,
     start: Start,
+    /// What became of the weights that TRAIN.CHECKPOINT_FILE_PATH names.
+    begins_with: Option<String>,
     /// Of the newest checkpoint.
     saved_iteration: u64,
     /// Steps of the whole schedule.
@@ -140,8 +150,15 @@ impl Trainer {
         // Nothing is written before all that can fail has been made: a refused run leaves an empty folder at most.
         let store = output.checkpoints(config.vcycle.keep_checkpoints)?;
         let new = State { format: FORMAT_VERSION, config: fixed, ..State::default() };
+        let mut begins_with = None;
         let state = match (start, store.newest()?) {
             (Start::Resume, Some(path)) => load(&path, &new.config, &mut road.network)?,
+            _ if !config.train.checkpoint_file_path.is_empty() => {
+                let (mut state, num_clips) = (new, train.source().len());
+                let told = start::from_file(config, &schedule, num_clips, &mut road.network, &mut state)?;
+                begins_with = Some(told);
+                state
+            }
             _ => new,
         };
         let state = State { version: env!("CARGO_PKG_VERSION").into(), ..state };
@@ -153,6 +170,7 @@ impl Trainer {
             clock: Clock::resumed(state.wall_s, state.cpu_s),
             eta: Eta::default(),
             start,
+            begins_with,
             saved_iteration: state.iteration,
             total_iterations: 0,
             schedule,
@@ -248,7 +266,8 @@ fn load(path: &Path, fixed: &BTreeMap<String, String>, network: &mut Network) ->
     let checkpoint = Checkpoint::load(path)?;
     let expected: Vec<_> = network.state_dict()?.into_iter().map(|a| (a.name, a.shape)).collect();
     check_same_model(path, &expected, &checkpoint.model)?;
-    let keys: BTreeSet<&String> = fixed.keys().chain(checkpoint.state.config.keys()).collect();
+    let keys = fixed.keys().chain(checkpoint.state.config.keys());
+    let keys: BTreeSet<&String> = keys.filter(|key| !MAY_DIFFER.contains(&key.as_str())).collect();
     for key in keys {
         let (now, then) = (fixed.get(key), checkpoint.state.config.get(key));
         if now != then && key.starts_with(FINGERPRINT) {

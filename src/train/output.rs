@@ -45,6 +45,7 @@ pub struct Summary {
     pub version: String,
 }
 
+const CHECKPOINTS: &str = "checkpoints";
 const LOG: &str = "log.jsonl";
 
 /// The folder of a run.
@@ -93,13 +94,19 @@ impl OutputDir {
     /// [`Error::Config`] when it holds something else than a run, and while another process runs it.
     pub fn reopen(folder: &Path) -> Result<OutputDir> {
         // An empty one was stopped before it wrote anything, or never begun.
-        if is_empty(folder)? || folder.join(LOG).is_file() || folder.join("checkpoints").is_dir() {
+        if is_empty(folder)? || folder.join(LOG).is_file() || folder.join(CHECKPOINTS).is_dir() {
             return OutputDir::lock(folder);
         }
         Err(Error::Config(format!(
             "OUTPUT_DIR {} holds something else than a run: there is nothing to resume; choose another folder",
             folder.display()
         )))
+    }
+
+    /// Whether a run saved a checkpoint in `folder`: what TRAIN.AUTO_RESUME asks.
+    pub fn has_checkpoint(folder: &Path) -> bool {
+        let checkpoints = folder.join(CHECKPOINTS);
+        checkpoints.is_dir() && Store::open(&checkpoints, 1).and_then(|store| store.newest()).is_ok_and(|c| c.is_some())
     }
 
     /// The folder itself.
@@ -109,7 +116,7 @@ impl OutputDir {
 
     /// Its checkpoints, of which the newest `keep` stay.
     pub fn checkpoints(&self, keep: usize) -> Result<Store> {
-        Store::open(&self.folder.join("checkpoints"), keep)
+        Store::open(&self.folder.join(CHECKPOINTS), keep)
     }
 
     /// Its log.

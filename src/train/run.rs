@@ -132,6 +132,9 @@ impl Trainer {
             Start::Resume => progress.message("nothing was saved to resume from: the run begins anew"),
             Start::New => {}
         }
+        if let Some(told) = &self.begins_with {
+            progress.message(told);
+        }
     }
 
     /// The steps of the current epoch that are not done yet. False when `stop` was set.

@@ -25,6 +25,7 @@
 
 mod caffe2;
 mod fit;
+mod momenta;
 mod names;
 mod pickle;
 mod pyth;
@@ -41,11 +42,13 @@ use std::path::{Path, PathBuf};
 
 pub use fit::{Options, entries, fit, load_into};
 pub use names::{Renaming, from_caffe2, from_torchvision, rename};
+use pytorch::Part;
 pub use report::{Change, Report};
 pub use tensor::{ElementType, Format, StateDict, StoredTensor};
 
 use crate::checkpoint::{Checkpoint, Store};
 use crate::error::{Error, Result};
+use crate::model::{Model, OptimizerState};
 
 /// Reads the weights at `path`: a file in any of the formats of [`Format`], told by its content, or the folder of a
 /// checkpoint of this program (or of a run: its newest one). Nothing of the file is executed, and no more memory is taken
@@ -56,18 +59,14 @@ use crate::error::{Error, Result};
 /// names a class that is no part of weights.
 pub fn load(path: &Path) -> Result<StateDict> {
     if path.is_dir() {
-        return load_run(path);
+        let (folder, checkpoint) = load_run(path)?;
+        return Ok(of_run(folder, &checkpoint));
     }
+    let (file, file_bytes, format) = open(path)?;
     let unreadable = |why: String| Error::Checkpoint(format!("{} cannot be used: {why}", path.display()));
-    let mut file = File::open(path).map_err(|e| Error::io(path, &e))?;
-    let file_bytes = file.metadata().map_err(|e| Error::io(path, &e))?.len();
-    let mut head = vec![];
-    file.by_ref().take(64).read_to_end(&mut head).map_err(|e| Error::io(path, &e))?;
-    file.rewind().map_err(|e| Error::io(path, &e))?;
-    let format = format_of(&head, file_bytes).map_err(unreadable)?;
     let (tensors, epoch) = match format {
-        Format::PyTorch => pytorch::read_zip(file, file_bytes).map(|c| (c.tensors, c.epoch)),
-        Format::PyTorchLegacy => pytorch::read_legacy(file, file_bytes).map(|c| (c.tensors, c.epoch)),
+        Format::PyTorch => pytorch::read_zip(file, file_bytes, Part::Model).map(|c| (c.tensors, c.epoch)),
+        Format::PyTorchLegacy => pytorch::read_legacy(file, file_bytes, Part::Model).map(|c| (c.tensors, c.epoch)),
         Format::Caffe2 => {
             let mut reader = BufReader::new(file);
             caffe2::read(&mut pickle::Source::new(&mut reader, 0, file_bytes)).map(|tensors| (tensors, None))
@@ -83,6 +82,43 @@ pub fn load(path: &Path) -> Result<StateDict> {
         return Err(unreadable(format!("{} is there twice", twice.name)));
     }
     Ok(StateDict { path: path.to_path_buf(), format, tensors, epoch })
+}
+
+/// The momenta that `path` holds of the optimizer of `model`, for a run that goes on: those of a checkpoint of this program,
+/// and of PyTorch's SGD as PySlowFast saves it. `None` for files without.
+///
+/// # Errors
+/// Those of [`load`]; [`Error::Checkpoint`] for an optimizer of another model.
+pub fn load_momenta(path: &Path, model: &Model) -> Result<Option<OptimizerState>> {
+    if path.is_dir() {
+        let (_, Checkpoint { state, momentum, .. }) = load_run(path)?;
+        return Ok(Some(OptimizerState { has_momentum: state.has_momentum, momentum }));
+    }
+    let (file, file_bytes, format) = open(path)?;
+    let contents = match format {
+        Format::PyTorch => pytorch::read_zip(file, file_bytes, Part::Momenta),
+        Format::PyTorchLegacy => pytorch::read_legacy(file, file_bytes, Part::Momenta),
+        Format::Caffe2 | Format::Safetensors | Format::RunCheckpoint => return Ok(None),
+    };
+    let unreadable = |why: String| Error::Checkpoint(format!("{} cannot be used: {why}", path.display()));
+    let contents = contents.map_err(unreadable)?;
+    if contents.groups.is_empty() {
+        return Ok(None);
+    }
+    momenta::named(model, &contents.tensors, &contents.groups).map(Some).map_err(unreadable)
+}
+
+/// A file, its size and its format.
+fn open(path: &Path) -> Result<(File, u64, Format)> {
+    let io = |e: std::io::Error| Error::io(path, &e);
+    let mut file = File::open(path).map_err(io)?;
+    let file_bytes = file.metadata().map_err(io)?.len();
+    let mut head = vec![];
+    file.by_ref().take(64).read_to_end(&mut head).map_err(io)?;
+    file.rewind().map_err(io)?;
+    let unreadable = |why: String| Error::Checkpoint(format!("{} cannot be used: {why}", path.display()));
+    let format = format_of(&head, file_bytes).map_err(unreadable)?;
+    Ok((file, file_bytes, format))
 }
 
 /// The format of a file that begins with `head`.
@@ -105,7 +141,8 @@ fn format_of(head: &[u8], file_bytes: u64) -> pickle::Outcome<Format> {
     }
 }
 
-fn load_run(path: &Path) -> Result<StateDict> {
+/// The checkpoint at `path`, or the newest one of the run there.
+fn load_run(path: &Path) -> Result<(PathBuf, Checkpoint)> {
     let (of_run, itself) = (path.join("checkpoints"), path.join("model.safetensors"));
     let folder: PathBuf = match (of_run.is_dir(), itself.is_file()) {
         (true, false) => Store::open(&of_run, usize::MAX)?
@@ -118,12 +155,16 @@ fn load_run(path: &Path) -> Result<StateDict> {
         }
     };
     let checkpoint = Checkpoint::load(&folder)?;
+    Ok((folder, checkpoint))
+}
+
+fn of_run(path: PathBuf, checkpoint: &Checkpoint) -> StateDict {
     let tensors = checkpoint.model.iter().map(|array| match array.name.ends_with("num_batches_tracked") {
         true => StoredTensor::from_i64(&array.name, array.values.first().map_or(0, |&v| v as i64)),
         false => StoredTensor::from_f32(&array.name, &array.shape, &array.values),
     });
     let epoch = checkpoint.state.epoch.checked_sub(1);
-    Ok(StateDict { format: Format::RunCheckpoint, tensors: tensors.collect(), epoch, path: folder })
+    StateDict { format: Format::RunCheckpoint, tensors: tensors.collect(), epoch, path }
 }
 
 /// Writes `state` to `path`, which must not be there yet: `.safetensors`, or `.pyth` and `.pth` for PyTorch, as its name ends.

@@ -13,14 +13,26 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 
 use zip::ZipArchive;
 
+use super::momenta;
 use super::pickle::{self, Object, Outcome, Pickle, Source, TensorRef, Value};
 use super::tensor::StoredTensor;
 use super::view::{Budget, View, num_elements};
 
-/// What a file of PyTorch holds of a model.
+/// Which tensors of a file are read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Part {
+    /// The model's.
+    Model,
+    /// The momenta of its optimizer, named `GROUP.PLACE`.
+    Momenta,
+}
+
+/// What a file of PyTorch holds.
 pub struct Contents {
     pub tensors: Vec<StoredTensor>,
     pub epoch: Option<u64>,
+    /// Parameters of each group of the optimizer; empty for [`Part::Model`].
+    pub groups: Vec<usize>,
 }
 
 /// First bytes of the legacy format: a pickle of the magic number, whose second byte is the protocol.
@@ -35,7 +47,7 @@ pub fn is_legacy(head: &[u8]) -> bool {
 const STATE_KEYS: [&str; 3] = ["model_state", "state_dict", "model"];
 
 /// Reads a zip archive of `file_bytes`.
-pub fn read_zip(file: File, file_bytes: u64) -> Outcome<Contents> {
+pub fn read_zip(file: File, file_bytes: u64, part: Part) -> Outcome<Contents> {
     let mut archive = ZipArchive::new(BufReader::new(file)).map_err(|e| format!("not a whole zip archive: {e}"))?;
     let prefixes = archive.file_names().filter_map(|name| Some(name.ok()?.strip_suffix("data.pkl")?.to_string()));
     let prefixes: Vec<String> = prefixes.filter(|prefix| prefix.ends_with('/')).collect();
@@ -52,7 +64,7 @@ pub fn read_zip(file: File, file_bytes: u64) -> Outcome<Contents> {
         std::io::copy(&mut reader, &mut std::io::sink()).map_err(|e| format!("data.pkl: {e}"))?;
         pickle
     };
-    let mut filled = Filling::new(&pickle, file_bytes)?;
+    let mut filled = Filling::new(&pickle, file_bytes, part)?;
     for key in filled.keys() {
         let entry = archive.by_name(&format!("{prefix}data/{key}")).map_err(|e| format!("storage {key}: {e}"))?;
         let expected = filled.storage_bytes(&key)?;
@@ -79,7 +91,7 @@ fn check_byte_order(archive: &mut ZipArchive<BufReader<File>>, prefix: &str) -> 
 }
 
 /// Reads a file of `file_bytes` in the legacy format.
-pub fn read_legacy(file: File, file_bytes: u64) -> Outcome<Contents> {
+pub fn read_legacy(file: File, file_bytes: u64, part: Part) -> Outcome<Contents> {
     let mut reader = BufReader::new(file);
     let mut source = Source::new(&mut reader, 0, file_bytes);
     let (_magic, _version) = (pickle::load(&mut source)?, pickle::load(&mut source)?);
@@ -92,7 +104,7 @@ pub fn read_legacy(file: File, file_bytes: u64) -> Outcome<Contents> {
     let mut at = source.position();
     let keys = keys.list(keys.root).unwrap_or_default().iter().map(|&key| keys.text(key)).collect::<Option<Vec<_>>>();
     let keys = keys.ok_or("the list of its storages holds something else than text")?;
-    let (mut filled, storages) = (Filling::new(&pickle, file_bytes)?, all_storages(&pickle));
+    let (mut filled, storages) = (Filling::new(&pickle, file_bytes, part)?, all_storages(&pickle));
     for key in keys {
         let mut source = Source::new(&mut reader, at, file_bytes);
         let len = u64::from_le_bytes(source.array()?);
@@ -121,9 +133,28 @@ fn all_storages(pickle: &Pickle) -> HashMap<&str, u64> {
     storages.collect()
 }
 
-/// The model's tensors of a pickle, to be filled storage by storage.
+/// The model's tensors of a pickle.
+fn of_model(pickle: &Pickle) -> Outcome<Vec<(String, &TensorRef)>> {
+    let state = STATE_KEYS.iter().find_map(|key| pickle.get(pickle.root, key)).unwrap_or(pickle.root);
+    let entries = pickle.dict(state).ok_or("expected a dict of tensors, or of a model_state")?;
+    let mut wanted = vec![];
+    for (key, value) in entries {
+        if let Some(Object::Tensor(tensor)) = pickle.object(*value) {
+            let name = pickle.text(*key).ok_or("a tensor whose name is no text of at most 1024 bytes")?;
+            wanted.push((name, tensor));
+        }
+    }
+    if wanted.is_empty() {
+        let keys: Vec<String> = entries.iter().filter_map(|(key, _)| pickle.text(*key)).take(5).collect();
+        return Err(format!("it holds no tensors, neither under model_state nor at the top; its keys: {keys:?}"));
+    }
+    Ok(wanted)
+}
+
+/// Tensors of a pickle, to be filled storage by storage.
 struct Filling<'a> {
     wanted: Vec<(String, &'a TensorRef)>,
+    groups: Vec<usize>,
     filled: Vec<Option<StoredTensor>>,
     /// Which of `wanted` lie in a storage.
     by_key: HashMap<&'a str, Vec<usize>>,
@@ -132,20 +163,11 @@ struct Filling<'a> {
 }
 
 impl<'a> Filling<'a> {
-    fn new(pickle: &'a Pickle, file_bytes: u64) -> Outcome<Filling<'a>> {
-        let state = STATE_KEYS.iter().find_map(|key| pickle.get(pickle.root, key)).unwrap_or(pickle.root);
-        let entries = pickle.dict(state).ok_or("expected a dict of tensors, or of a model_state")?;
-        let mut wanted = vec![];
-        for (key, value) in entries {
-            if let Some(Object::Tensor(tensor)) = pickle.object(*value) {
-                let name = pickle.text(*key).ok_or("a tensor whose name is no text of at most 1024 bytes")?;
-                wanted.push((name, tensor));
-            }
-        }
-        if wanted.is_empty() {
-            let keys: Vec<String> = entries.iter().filter_map(|(key, _)| pickle.text(*key)).take(5).collect();
-            return Err(format!("it holds no tensors, neither under model_state nor at the top; its keys: {keys:?}"));
-        }
+    fn new(pickle: &'a Pickle, file_bytes: u64, part: Part) -> Outcome<Filling<'a>> {
+        let (wanted, groups) = match part {
+            Part::Model => (of_model(pickle)?, vec![]),
+            Part::Momenta => momenta::wanted(pickle)?,
+        };
         let mut by_key: HashMap<&str, Vec<usize>> = HashMap::new();
         for (i, (_, tensor)) in wanted.iter().enumerate() {
             by_key.entry(&tensor.storage.key).or_default().push(i);
@@ -154,7 +176,8 @@ impl<'a> Filling<'a> {
             Some(Value::Int(epoch)) => u64::try_from(epoch).ok(),
             _ => None,
         });
-        Ok(Filling { filled: vec![None; wanted.len()], wanted, by_key, budget: Budget::new(file_bytes), epoch })
+        let (filled, budget) = (vec![None; wanted.len()], Budget::new(file_bytes));
+        Ok(Filling { wanted, groups, filled, by_key, budget, epoch })
     }
 
     /// Keys of the storages, in the order in which the tensors need them.
@@ -197,6 +220,6 @@ impl<'a> Filling<'a> {
         for (tensor, (name, view)) in self.filled.into_iter().zip(self.wanted) {
             tensors.push(tensor.ok_or_else(|| format!("{name}: its storage {} is not in the file", view.storage.key))?);
         }
-        Ok(Contents { tensors, epoch: self.epoch })
+        Ok(Contents { tensors, epoch: self.epoch, groups: self.groups })
     }
 }

@@ -356,3 +356,22 @@ fn a_full_disk_is_one_error_and_what_was_saved_stays() {
     assert_eq!(code, Some(0), "{stderr}");
     assert_eq!(place.losses("run"), place.losses("whole"));
 }
+
+/// TRAIN.AUTO_RESUME is True by default, as PySlowFast has it.
+#[test]
+fn a_second_run_goes_on_where_the_first_saved() {
+    let place = Place::new();
+    let one = ["OUTPUT_DIR", "auto", "SOLVER.MAX_EPOCH", "1", "SOLVER.STEPS", "[0]", "SOLVER.LRS", "[1]"];
+    let said = |arguments: &[&str]| {
+        let output = output(&mut place.train(arguments));
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, stderr) = said(&one);
+    assert_eq!(status, Some(0), "{stderr}");
+    assert!(!stderr.contains("resumed"), "{stderr}");
+    let (status, stderr) = said(&one);
+    assert_eq!(status, Some(0), "{stderr}");
+    assert!(stderr.contains("resumed at iteration 12, epoch 1"), "{stderr}");
+    let refused = refusal(&mut place.train(&[&one[..], &["TRAIN.AUTO_RESUME", "False"]].concat()));
+    assert!(refused.contains("auto is not empty"), "{refused}");
+}

@@ -4,6 +4,7 @@ mod fused_plan;
 mod fused_step;
 mod golden_models;
 mod golden_train;
+mod golden_weights;
 mod network;
 mod non_local;
 mod plan;

@@ -1,5 +1,7 @@
 //! The training loop end to end, on networks and clips so small that a run takes a second.
 
+mod begin;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,11 @@
 //! Weights of other programs: formats, names, fitting to a model, and files that mean harm.
 
+mod convert;
 mod fit;
 mod formats;
+mod fuzz;
 mod hostile;
+mod momenta;
 mod names;
-mod writer;
+pub mod torch;
+pub mod writer;

@@ -25,7 +25,7 @@ pub struct Arguments {
     /// auto, cuda[:N], cpu, or simt: the emulator of CUDA kernels, far too slow for more than a few steps.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// Goes on with the run in OUTPUT_DIR, exactly where its newest checkpoint stands.
+    /// Goes on with the run in OUTPUT_DIR, exactly where its newest checkpoint stands; without this TRAIN.AUTO_RESUME decides.
     #[arg(long)]
     resume: bool,
     /// Threads of the cpu executor; all cores if not given. The results do not depend on it.
@@ -50,7 +50,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let stop = stop_flag()?;
     let (device, chosen) = Device::select(&arguments.device)?;
     let folder = OutputDir::path(&config.output_dir, &name_of(&arguments.cfg));
-    let start = if arguments.resume { Start::Resume } else { Start::New };
+    let resume = arguments.resume || config.train.auto_resume && OutputDir::has_checkpoint(&folder);
+    let start = if resume { Start::Resume } else { Start::New };
     let (train, val) = setup::sources(&config)?;
     let mut trainer = Trainer::new(&config, &device, train, val, &folder, start)?;
 

@@ -4,6 +4,7 @@
 //! | question | file |
 //! |---|---|
 //! | which instructions there are, and how much they may do | `machine.rs` |
+//! | texts as protocol 0 writes them | `text.rs` |
 //! | which classes and functions a pickle may name, and what they become | `classes.rs` |
 //! | what a pickle can hold | `value.rs` |
 //! | bytes, numbers and lines, never more than the file has | `source.rs` |
@@ -14,6 +15,7 @@
 mod classes;
 mod machine;
 mod source;
+mod text;
 mod value;
 
 pub(super) use machine::load;

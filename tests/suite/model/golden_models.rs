@@ -190,7 +190,7 @@ fn check_gradients(train: &Value, network: &Network) {
 }
 
 /// Largest absolute difference of the stored elements.
-fn assert_near(golden: &Golden, descriptor: &Value, got: &[f64], tolerance: f64) {
+pub fn assert_near(golden: &Golden, descriptor: &Value, got: &[f64], tolerance: f64) {
     let difference = golden.compare(descriptor, got);
     assert!(difference.max_abs <= tolerance, "{}: {difference:?} > {tolerance:e}", descriptor["key"]);
 }

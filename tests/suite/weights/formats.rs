@@ -14,7 +14,7 @@ fn contents(state: &StateDict) -> Vec<(String, Vec<usize>, Vec<f32>)> {
 }
 
 /// A whole tensor, a transposed and shifted view of a shared storage, and a number.
-fn torch_tensors() -> Vec<TorchTensor> {
+fn torch_tensors() -> Vec<TorchTensor<'static>> {
     let transposed = TorchTensor {
         offset: 1,
         shape: vec![3, 2],
@@ -164,5 +164,38 @@ fn the_checkpoint_of_a_run() {
         assert_eq!((state.format, state.epoch), (Format::RunCheckpoint, Some(3)));
         let values: Vec<_> = state.tensors.iter().map(|t| (t.name.as_str(), t.to_f32())).collect();
         assert_eq!(values, [("bn.num_batches_tracked", vec![9.0]), ("w", vec![1.0, 2.0])]);
+    }
+}
+
+/// `tests/fuzz_seeds/weights` holds files that PyTorch 2.11, and NumPy under Python 2.7 and 3.11, wrote.
+#[test]
+fn files_that_pytorch_and_python_wrote() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz_seeds/weights");
+    let rising = |n: u8| (0..n).map(f32::from).collect::<Vec<_>>();
+    for (name, format) in [("torch_2_11_zip.pyth", Format::PyTorch), ("torch_2_11_legacy.pyth", Format::PyTorchLegacy)]
+    {
+        let state = weights::load(&folder.join(name)).unwrap();
+        assert_eq!((state.format, state.epoch), (format, Some(3)), "{name}");
+        let expected = [
+            ("a".to_string(), vec![2, 3], vec![0.0, 2.0, 4.0, 1.0, 3.0, 5.0]),
+            ("b".to_string(), vec![3], vec![2.0, 3.0, 4.0]),
+            ("h".to_string(), vec![2], vec![1.5, -2.0]),
+            ("bf".to_string(), vec![2], vec![1.5, -2.0]),
+            ("n".to_string(), vec![], vec![41.0]),
+        ];
+        assert_eq!(contents(&state), expected, "{name}");
+    }
+    let python3 = (0..6).map(|protocol| (format!("python3_protocol{protocol}.pkl"), 0.0));
+    let python2 = (0..3).map(|protocol| (format!("python2_protocol{protocol}.pkl"), -0.3));
+    for (name, first) in python3.chain(python2).chain([("python2_pure.pkl".to_string(), -0.3)]) {
+        let state = weights::load(&folder.join(&name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(state.format, Format::Caffe2);
+        let find =
+            |blob: &str| state.tensors.iter().find(|t| t.name == blob).unwrap_or_else(|| panic!("{name}: {blob}"));
+        let shifted: Vec<f32> = rising(6).iter().map(|v| v + first).collect();
+        assert_eq!((find("conv1_w").shape.as_slice(), find("conv1_w").to_f32()), (&[2, 3][..], shifted), "{name}");
+        // Stored by columns.
+        assert_eq!((find("pred_w").shape.as_slice(), find("pred_w").to_f32()), (&[2, 3][..], rising(6)), "{name}");
+        assert_eq!((find("res_conv1_bn_s").element, find("lr").shape.len()), (ElementType::F64, 0), "{name}");
     }
 }

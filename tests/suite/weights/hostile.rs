@@ -26,7 +26,7 @@ fn blobs(instructions: &[u8]) -> Vec<u8> {
     Pickle::protocol(2).op(b"}").text("blobs").op(instructions).op(b"s").stop()
 }
 
-fn one_tensor() -> Vec<TorchTensor> {
+fn one_tensor() -> Vec<TorchTensor<'static>> {
     vec![TorchTensor::whole("a", "0", &[4])]
 }
 

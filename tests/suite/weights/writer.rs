@@ -47,10 +47,10 @@ impl Pickle {
 }
 
 /// A tensor of PyTorch: a view of a storage.
-pub struct TorchTensor {
-    pub name: &'static str,
+pub struct TorchTensor<'a> {
+    pub name: &'a str,
     pub class: &'static str,
-    pub key: &'static str,
+    pub key: &'a str,
     pub offset: usize,
     pub shape: Vec<usize>,
     pub strides: Vec<usize>,
@@ -58,15 +58,15 @@ pub struct TorchTensor {
     pub stored: usize,
 }
 
-impl TorchTensor {
+impl<'a> TorchTensor<'a> {
     /// A whole storage of floats.
-    pub fn whole(name: &'static str, key: &'static str, shape: &[usize]) -> TorchTensor {
+    pub fn whole(name: &'a str, key: &'a str, shape: &[usize]) -> TorchTensor<'a> {
         let strides = (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect();
         let stored = shape.iter().product();
         TorchTensor { name, class: "FloatStorage", key, offset: 0, shape: shape.to_vec(), strides, stored }
     }
 
-    fn write(&self, pickle: &mut Pickle, is_legacy: bool) {
+    pub fn write(&self, pickle: &mut Pickle, is_legacy: bool) {
         pickle.text(self.name).op(b"ctorch._utils\n_rebuild_tensor_v2\n((");
         pickle.text("storage").op(format!("ctorch\n{}\n", self.class)).text(self.key).text("cuda:0").int(self.stored);
         // The legacy format says None where it once had views of storages.
@@ -90,6 +90,14 @@ pub fn plain_pickle(tensors: &[TorchTensor]) -> Vec<u8> {
     pickle.op(b"ccollections\nOrderedDict\n)R(");
     tensors.iter().for_each(|tensor| tensor.write(&mut pickle, false));
     pickle.op(b"u").stop()
+}
+
+/// A zip file of PyTorch with these arrays, as floats.
+pub fn floats_file(state: &[vcycle::model::NamedArray]) -> Vec<u8> {
+    let keys: Vec<String> = (0..state.len()).map(|key| key.to_string()).collect();
+    let tensors: Vec<_> = state.iter().zip(&keys).map(|(a, key)| TorchTensor::whole(&a.name, key, &a.shape)).collect();
+    let storages: Vec<_> = state.iter().zip(&keys).map(|(a, key)| (key.as_str(), le_bytes(&a.values))).collect();
+    zip_file(&checkpoint_pickle(&tensors, false), &storages)
 }
 
 /// PyTorch's zip file.
