@@ -117,7 +117,7 @@ pub fn run(name: &str, seeds: &[Vec<u8>], case: &mut dyn FnMut(&[u8])) {
     };
     seeds.iter().for_each(|seed| one(seed));
     let (begin, memory_before) = (Instant::now(), memory_bytes("VmRSS:"));
-    let mut random = Random(name.bytes().fold(1, |sum, byte| sum * 31 + u64::from(byte)));
+    let mut random = Random(name.bytes().fold(1, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte))));
     let mut inputs = 0;
     while budget.map_or(inputs < QUICK_INPUTS, |budget| begin.elapsed() < budget) {
         let mut input = seeds[random.below(seeds.len())].clone();
