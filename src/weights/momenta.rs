@@ -1,12 +1,13 @@
 //! Momenta of PyTorch's SGD, which knows parameters by number only: PySlowFast's groups say which number is whose.
 
-use super::pickle::{Object, Outcome, Pickle, TensorRef, Value};
+use super::pickle::{Object, Outcome, Pickle, Value};
+use super::pytorch::Named;
 use super::tensor::StoredTensor;
 use crate::model::layers::Param;
 use crate::model::{Model, OptimizerState};
 
 /// The momenta of a pickle's `optimizer_state`, named `GROUP.PLACE`, and the sizes of the groups; nothing where there is none.
-pub fn wanted(pickle: &Pickle) -> Outcome<(Vec<(String, &TensorRef)>, Vec<usize>)> {
+pub fn wanted(pickle: &Pickle) -> Outcome<(Named<'_>, Vec<usize>)> {
     let Some(optimizer) = pickle.get(pickle.root, "optimizer_state") else { return Ok((vec![], vec![])) };
     let (state, groups) = (pickle.get(optimizer, "state"), pickle.get(optimizer, "param_groups"));
     let wrong = || "its optimizer_state is not one of PyTorch".to_string();

@@ -38,6 +38,9 @@ pub struct Contents {
 /// First bytes of the legacy format: a pickle of the magic number, whose second byte is the protocol.
 const LEGACY_MAGIC: [u8; 14] = [0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
+/// Tensors of a pickle with their names.
+pub type Named<'a> = Vec<(String, &'a TensorRef)>;
+
 /// Whether `head` begins a file of the legacy format.
 pub fn is_legacy(head: &[u8]) -> bool {
     head.len() >= LEGACY_MAGIC.len() && head[0] == LEGACY_MAGIC[0] && head[2..14] == LEGACY_MAGIC[2..]
@@ -134,7 +137,7 @@ fn all_storages(pickle: &Pickle) -> HashMap<&str, u64> {
 }
 
 /// The model's tensors of a pickle.
-fn of_model(pickle: &Pickle) -> Outcome<Vec<(String, &TensorRef)>> {
+fn of_model(pickle: &Pickle) -> Outcome<Named<'_>> {
     let state = STATE_KEYS.iter().find_map(|key| pickle.get(pickle.root, key)).unwrap_or(pickle.root);
     let entries = pickle.dict(state).ok_or("expected a dict of tensors, or of a model_state")?;
     let mut wanted = vec![];
@@ -153,7 +156,7 @@ fn of_model(pickle: &Pickle) -> Outcome<Vec<(String, &TensorRef)>> {
 
 /// Tensors of a pickle, to be filled storage by storage.
 struct Filling<'a> {
-    wanted: Vec<(String, &'a TensorRef)>,
+    wanted: Named<'a>,
     groups: Vec<usize>,
     filled: Vec<Option<StoredTensor>>,
     /// Which of `wanted` lie in a storage.
