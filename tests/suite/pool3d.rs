@@ -4,7 +4,7 @@ mod kernels;
 
 use proptest::prelude::*;
 use serde::Deserialize;
-use vcycle::device::{Device, Tensor};
+use vcycle::device::{DType, Device, Tensor};
 use vcycle::ops::pool3d::{self, Pool3d, PoolKind, reference};
 use vcycle::shape::ActivationShape;
 
@@ -252,6 +252,7 @@ fn what_does_not_fit_is_refused() {
 #[test]
 fn golden_pool() {
     let Some(golden) = golden::open("ops/pool.json") else { return };
+    let devices = crate::executors::with_kernels();
     let cases = golden.json.as_array().expect("cases");
     for case in cases {
         let (name, params) = (case["case"].as_str().expect("case"), &case["params"]);
@@ -270,10 +271,19 @@ fn golden_pool() {
         };
         let (dy_dims, dy) = golden::input(&case["inputs"]["dy"]);
         let (x, dy) = (golden::channels_last(&dims, &values), golden::channels_last(&dy_dims, &dy));
+        let check = |y: &[f32], dx: &[f32]| {
+            for (key, dims, values) in [("y", &dy_dims, y), ("dx", &dims, dx)] {
+                golden.assert_close(name, &case["outputs"][key], &golden::channels_first(dims, values), 1e-5);
+            }
+        };
         let got = run(&op, &x, &dy, None, DENSE);
-        for (key, dims, values) in [("y", &dy_dims, &got.y), ("dx", &dims, &got.dx)] {
-            golden.assert_close(name, &case["outputs"][key], &golden::channels_first(dims, values), 1e-5);
+        check(&got.y, &got.dx);
+        for device in &devices {
+            let on_kernels = kernels::Run { device, dtype: DType::F32, index: DType::U32, gaps: [[0, 0]; 2] };
+            let (y, _, dx) = on_kernels.run(&op, &x, &dy, None);
+            check(&y, &dx);
         }
     }
     golden.passed(cases.len());
+    devices.iter().for_each(|device| golden.passed_on(device, cases.len()));
 }

@@ -5,7 +5,8 @@ use vcycle::device::{Buffer, DType, Device, Element, Slice, Tensor};
 use vcycle::ops::resample::{self, Axis, ClipGrid, Filter, Pathway, Resample, SourceClip, reference};
 use vcycle::shape::ActivationShape;
 
-use crate::golden::{self, fill};
+use crate::executors;
+use crate::golden::{self, Golden, fill};
 
 const STD: [f32; 3] = [0.225, 0.229, 0.224];
 const MEAN: [f32; 3] = [0.45, 0.5, 0.4];
@@ -61,6 +62,10 @@ fn peer_grid(params: &Value, size: [usize; 3]) -> ClipGrid {
 #[test]
 fn golden_resample_u8() {
     let Some(golden) = golden::open("ops/resample_u8.json") else { return };
+    executors::all().iter().for_each(|device| compare(&golden, device));
+}
+
+fn compare(golden: &Golden, device: &Device) {
     let cases = golden.json.as_array().unwrap();
     for case in cases {
         let (name, params) = (case["case"].as_str().unwrap(), &case["params"]);
@@ -83,9 +88,8 @@ fn golden_resample_u8() {
         };
         let filter = if params["peer"].is_string() { Filter::NearestInTime } else { Filter::Trilinear };
         let op = Resample { filter, mean: triple(&params["mean"]), std: triple(&params["std"]) };
-        let device = Device::Cpu;
-        let (_, source) = clip(&device, input["fill_u8"].as_str().unwrap(), size, grid);
-        let output = Tensor::zeroed(&device, DType::F32, ActivationShape::new(1, frames, height, width, 3)).unwrap();
+        let (_, source) = clip(device, input["fill_u8"].as_str().unwrap(), size, grid);
+        let output = Tensor::zeroed(device, DType::F32, ActivationShape::new(1, frames, height, width, 3)).unwrap();
         let frame_indices: Vec<u32> = (0..frames as u32).collect();
         let pathways = [Pathway { output: &output, frame_indices: &frame_indices }];
         resample::forward(
@@ -93,13 +97,13 @@ fn golden_resample_u8() {
             &op,
             &[source],
             &pathways,
-            &workspace(&device, 1, frame_indices.len()),
+            &workspace(device, 1, frame_indices.len()),
         )
         .unwrap();
         let got = golden::channels_first(&[1, 3, frames, height, width], &output.read::<f32>().unwrap());
         golden.assert_close(name, &case["outputs"]["y_cthw"], &got, 2e-5);
     }
-    golden.passed(cases.len());
+    golden.passed_on(device, cases.len());
 }
 
 /// A row of tests/cases/resample.toml.

@@ -4,13 +4,17 @@ use vcycle::device::{Device, Element, Tensor};
 use vcycle::ops::resize::{self, reference};
 use vcycle::shape::ActivationShape;
 
-use crate::golden::{self, fill};
+use crate::executors;
+use crate::golden::{self, Golden, fill};
 
 #[test]
 fn golden_interpolate_trilinear() {
     let Some(golden) = golden::open("ops/interpolate_trilinear.json") else { return };
+    executors::all().iter().for_each(|device| compare(&golden, device));
+}
+
+fn compare(golden: &Golden, device: &Device) {
     let cases = golden.json.as_array().unwrap();
-    let device = Device::Cpu;
     let stream = device.stream().unwrap();
     for case in cases {
         let name = case["case"].as_str().unwrap();
@@ -18,18 +22,18 @@ fn golden_interpolate_trilinear() {
         let (x_shape, x) = golden::input(&case["inputs"]["x"]);
         let (y_shape, dy) = golden::input(&case["inputs"]["dy"]);
         let shape = |s: &[usize]| ActivationShape::new(s[0], s[2], s[3], s[4], s[1]);
-        let input = Tensor::from_host(&device, shape(&x_shape), &golden::channels_last(&x_shape, &x)).unwrap();
-        let grad = Tensor::from_host(&device, shape(&y_shape), &golden::channels_last(&y_shape, &dy)).unwrap();
-        let output = Tensor::zeroed(&device, vcycle::device::DType::F32, grad.shape()).unwrap();
+        let input = Tensor::from_host(device, shape(&x_shape), &golden::channels_last(&x_shape, &x)).unwrap();
+        let grad = Tensor::from_host(device, shape(&y_shape), &golden::channels_last(&y_shape, &dy)).unwrap();
+        let output = Tensor::zeroed(device, vcycle::device::DType::F32, grad.shape()).unwrap();
         resize::forward(&stream, align_corners, &input, &output).unwrap();
         let got = golden::channels_first(&y_shape, &output.read::<f32>().unwrap());
         golden.assert_close(name, &case["outputs"]["y"], &got, 2e-5);
-        let grad_input = Tensor::zeroed(&device, vcycle::device::DType::F32, input.shape()).unwrap();
+        let grad_input = Tensor::zeroed(device, vcycle::device::DType::F32, input.shape()).unwrap();
         resize::grad_input(&stream, align_corners, &grad, &grad_input).unwrap();
         let got = golden::channels_first(&x_shape, &grad_input.read::<f32>().unwrap());
         golden.assert_close(name, &case["outputs"]["dx"], &got, 2e-5);
     }
-    golden.passed(cases.len());
+    golden.passed_on(device, cases.len());
 }
 
 /// A row of tests/cases/resize.toml.

@@ -6,7 +6,8 @@ use vcycle::device::Device;
 use vcycle::ops::sgd::{self, ParamRange, Sgd, reference};
 
 use crate::compare::{as_f64, assert_equal, assert_same_bits, assert_twice_plain, exact, slice, to_f32, with_threads};
-use crate::golden::{self, fill};
+use crate::executors;
+use crate::golden::{self, Golden, fill};
 
 const PLAIN: Sgd = Sgd { lr: 0.1, momentum: 0.9, dampening: 0.0, nesterov: false, first_step: false };
 const NESTEROV: Sgd = Sgd { nesterov: true, ..PLAIN };
@@ -111,6 +112,10 @@ fn what_does_not_fit_is_refused() {
 #[test]
 fn golden_sgd() {
     let Some(golden) = golden::open("ops/sgd.json") else { return };
+    executors::all().iter().for_each(|device| compare(&golden, device));
+}
+
+fn compare(golden: &Golden, device: &Device) {
     let cases = golden.json.as_array().expect("cases");
     for case in cases {
         let (name, params) = (case["case"].as_str().expect("case"), &case["params"]);
@@ -129,11 +134,14 @@ fn golden_sgd() {
                 nesterov: params["nesterov"] == true,
                 first_step: t == 0,
             };
-            (p, momentum) = run(&op, &ranges, &p, &g, &momentum);
+            (p, momentum) = match device {
+                Device::Cpu => run(&op, &ranges, &p, &g, &momentum),
+                _ => everywhere::step_on(device, &op, &ranges, &[p, g, momentum]).into(),
+            };
             let outputs = &case["outputs"];
             golden.assert_close(name, &outputs[format!("p{}", t + 1)], &as_f64(&p), 1e-5);
             golden.assert_close(name, &outputs[format!("buf{}", t + 1)], &as_f64(&momentum), 1e-5);
         }
     }
-    golden.passed(cases.len());
+    golden.passed_on(device, cases.len());
 }

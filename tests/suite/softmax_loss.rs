@@ -11,7 +11,8 @@ use vcycle::shape::ActivationShape;
 use crate::compare::{
     Place, as_f64, assert_gradient, assert_same_bits, assert_twice_plain, exact, garbage, read, slice, to_f32,
 };
-use crate::golden::{self, fill};
+use crate::executors;
+use crate::golden::{self, Golden, fill};
 
 const DENSE: [Place; 2] = [Place::DENSE; 2];
 
@@ -155,16 +156,24 @@ fn golden_loss() {
         }
     }
     golden.passed(cases.len());
+    executors::with_kernels().iter().for_each(|device| golden.passed_on(device, cases.len()));
 }
 
-fn golden_cross_entropy(golden: &golden::Golden, case: &serde_json::Value, name: &str) {
+fn golden_cross_entropy(golden: &Golden, case: &serde_json::Value, name: &str) {
     let (dims, logits) = golden::input(&case["inputs"]["logits"]);
     let labels = golden::dims(&case["inputs"]["labels"]["values"]);
     let labels: Vec<u32> = labels.iter().map(|&l| l as u32).collect();
     let (clips, classes) = (dims[0], dims[1]);
+    let check = |loss: &[f32], grad: &[f32], softmax: &[f32]| {
+        let mean = as_f64(loss).iter().sum::<f64>() / clips as f64;
+        golden.assert_close(name, &case["outputs"]["loss"], &[mean], 1e-5);
+        golden.assert_close(name, &case["outputs"]["dlogits"], &as_f64(grad), 1e-5);
+        golden.assert_close(name, &case["outputs"]["softmax"], &as_f64(softmax), 1e-5);
+    };
     let (loss, grad) = run(classes, &logits, &labels, 1.0 / clips as f32, DENSE);
-    let mean = as_f64(&loss).iter().sum::<f64>() / clips as f64;
-    golden.assert_close(name, &case["outputs"]["loss"], &[mean], 1e-5);
-    golden.assert_close(name, &case["outputs"]["dlogits"], &as_f64(&grad), 1e-5);
-    golden.assert_close(name, &case["outputs"]["softmax"], &as_f64(&softmax(classes, &logits)), 1e-5);
+    check(&loss, &grad, &softmax(classes, &logits));
+    for device in executors::with_kernels() {
+        let (loss, grad, softmax) = everywhere::cross_entropy_on(&device, classes, &logits, &labels);
+        check(&loss, &grad, &softmax);
+    }
 }

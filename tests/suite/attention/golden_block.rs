@@ -4,9 +4,12 @@ use serde_json::Value;
 use vcycle::device::{DType, Device};
 use vcycle::ops::attention::Instantiation;
 
-use super::{Case, Left, run};
-use crate::compare::as_f64;
+use super::reference::Rounding;
+use super::{Case, Left, expected, run};
+use crate::compare::{as_f64, to_f32};
+use crate::executors;
 use crate::golden::{self, Golden};
+use crate::stored::{self, SHORT};
 
 /// Rows of `c` channels.
 #[derive(Clone)]
@@ -49,8 +52,8 @@ impl Rows {
         [dw, db]
     }
 
-    fn f32s(&self) -> Vec<f32> {
-        self.values.iter().map(|v| *v as f32).collect()
+    fn rounded(&self, dtype: DType) -> Vec<f32> {
+        self.values.iter().map(|v| stored::round(dtype, *v) as f32).collect()
     }
 }
 
@@ -130,7 +133,20 @@ fn input(case: &Value, name: &str) -> (Vec<usize>, Vec<f64>) {
     (dims, as_f64(&values))
 }
 
-fn compare(golden: &Golden, case: &Value) {
+/// The op in the middle: of its operands' gradients and output.
+type Attend<'a> = &'a dyn Fn(&Case, Instantiation, &[Vec<f32>; 4]) -> Left;
+
+/// What a block computes, by the names of the golden file.
+#[derive(Default)]
+struct Block {
+    results: Vec<(String, Vec<f64>)>,
+    /// Zero by symmetry: the same shift of all keys under a softmax, a shift before batch norm, which weights that add up to 1 pass on
+    /// from the values.
+    zeros: Vec<(String, Vec<f64>)>,
+}
+
+/// The block around an op whose operands are stored as `dtype`.
+fn block(case: &Value, dtype: DType, attend: Attend) -> Block {
     let (name, params) = (case["case"].as_str().expect("case"), &case["params"]);
     let (dims, x) = input(case, "x");
     let [n, c, t, h, w] = <[usize; 5]>::try_from(dims.clone()).expect("five sizes");
@@ -146,11 +162,11 @@ fn compare(golden: &Golden, case: &Value) {
     let (pooled, from, keys) = max_pool(&x, [n, t, h, w], pool);
 
     // The block once without its gradient, to have the gradient of the op's output; then the op with both.
-    let operand = |rows: &Rows, [w, b]: &[Vec<f64>; 2]| rows.linear(w, b).f32s();
+    let operand = |rows: &Rows, [w, b]: &[Vec<f64>; 2]| rows.linear(w, b).rounded(dtype);
     let of_op = Case { name: name.into(), clips: n, queries: [t, h, w], keys, depth: theta[1].len(), gaps: [0, 0] };
     let mut operands = [operand(&x, &theta), operand(&pooled, &phi), operand(&pooled, &g), vec![]];
     operands[3] = vec![0.0; operands[0].len()];
-    let left = run(&Device::Cpu, &of_op, kind, DType::F32, &operands);
+    let left = attend(&of_op, kind, &operands);
     let attended = Rows { c: of_op.depth, values: as_f64(&left.output) };
     let projected = attended.linear(&out[0], &out[1]);
     let running = ["bn.running_mean", "bn.running_var"].map(|name| input(case, name).1);
@@ -159,8 +175,8 @@ fn compare(golden: &Golden, case: &Value) {
     let y: Vec<f64> =
         hat.values.iter().zip(&x.values).enumerate().map(|(i, (h, x))| h * bn[0][i % c] + bn[1][i % c] + x).collect();
     let (d_projected, dgamma, dbeta) = norm.backward(&hat, &bn[0], &dy);
-    operands[3] = d_projected.linear_back(&out[0]).f32s();
-    let Left { grads, .. } = run(&Device::Cpu, &of_op, kind, DType::F32, &operands);
+    operands[3] = d_projected.linear_back(&out[0]).rounded(dtype);
+    let Left { grads, .. } = attend(&of_op, kind, &operands);
     let [d_theta, d_phi, d_g] = grads.map(|grad| Rows { c: of_op.depth, values: as_f64(&grad) });
 
     let mut dx = dy.values.clone();
@@ -174,12 +190,12 @@ fn compare(golden: &Golden, case: &Value) {
         let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
         golden::channels_first(&dims, &values)
     };
-    let outputs = &case["outputs"];
-    let close = |what: &str, got: &[f64]| golden.assert_close(name, &outputs[what], got, 1e-4);
-    close("y", &channels_first(&y));
-    close("dx", &channels_first(&dx));
-    close("d_bn.weight", &dgamma);
-    close("d_bn.bias", &dbeta);
+    let mut block = Block::default();
+    let mut keep = |what: &str, got: Vec<f64>| block.results.push((what.into(), got));
+    keep("y", channels_first(&y));
+    keep("dx", channels_first(&dx));
+    keep("d_bn.weight", dgamma);
+    keep("d_bn.bias", dbeta);
     for (what, d, input) in [
         ("conv_theta", &d_theta, &x),
         ("conv_phi", &d_phi, &pooled),
@@ -187,9 +203,7 @@ fn compare(golden: &Golden, case: &Value) {
         ("conv_out", &d_projected, &attended),
     ] {
         let [dw, db] = d.grad_weight(input);
-        close(&format!("d_{what}.weight"), &dw);
-        // Zero by symmetry: the same shift of all keys under a softmax, a shift before batch norm, which weights that add
-        // up to 1 pass on from the values.
+        block.results.push((format!("d_{what}.weight"), dw));
         let is_softmax = kind == Instantiation::Softmax;
         let is_zero = match what {
             "conv_phi" => is_softmax,
@@ -197,19 +211,55 @@ fn compare(golden: &Golden, case: &Value) {
             "conv_out" => norm.is_training,
             _ => false,
         };
-        if is_zero {
-            assert!(db.iter().all(|v| v.abs() < 1e-3), "{name}: d_{what}.bias is not zero: {db:?}");
-        } else {
-            close(&format!("d_{what}.bias"), &db);
-        }
+        let list = if is_zero { &mut block.zeros } else { &mut block.results };
+        list.push((format!("d_{what}.bias"), db));
     }
     if norm.is_training {
         let n = projected.rows().len() as f64;
         let blend =
             |old: &[f64], new: &[f64]| -> Vec<f64> { old.iter().zip(new).map(|(o, n)| 0.9 * o + 0.1 * n).collect() };
-        close("running_mean", &blend(&running[0], &norm.mean));
+        block.results.push(("running_mean".into(), blend(&running[0], &norm.mean)));
         let unbiased: Vec<f64> = norm.variance.iter().map(|v| v * n / (n - 1.0)).collect();
-        close("running_var", &blend(&running[1], &unbiased));
+        block.results.push(("running_var".into(), blend(&running[1], &unbiased)));
+    }
+    block
+}
+
+fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |m, v| m.max(v.abs()))
+}
+
+fn compare(golden: &Golden, case: &Value) {
+    let name = case["case"].as_str().expect("case");
+    let block = block(case, DType::F32, &|op, kind, operands| run(&Device::Cpu, op, kind, DType::F32, operands));
+    for (what, got) in &block.results {
+        golden.assert_close(name, &case["outputs"][what], got, 1e-4);
+    }
+    for (what, got) in &block.zeros {
+        assert!(largest(got) < 1e-3, "{name}: {what} is not zero: {got:?}");
+    }
+}
+
+/// With the op on kernels: no further from PyTorch than twice what plain code at that type is, plus one rounding.
+fn compare_on(device: &Device, dtype: DType, golden: &Golden, case: &Value) {
+    let ours = block(case, dtype, &|op, kind, operands| run(device, op, kind, dtype, operands));
+    let plain = block(case, dtype, &|op, kind, operands| {
+        let rounding = Rounding { sum: to_f32, store: stored::rounding(dtype) };
+        let [output, log2_sum, query, key, value] =
+            expected(rounding, op, kind, operands).map(|all| all.iter().map(|v| *v as f32).collect::<Vec<_>>());
+        Left { output, log2_sum, grads: [query, key, value] }
+    });
+    // A gradient that is zero by symmetry is nothing but roundings: weight and bias count as one.
+    let error = |block: &Block, i: usize| {
+        let (what, values) = &block.results[i];
+        let output = &case["outputs"][what];
+        let zero = block.zeros.iter().find(|(zero, _)| what.strip_suffix("weight") == zero.strip_suffix("bias"));
+        let of_zero = zero.map_or(0.0, |(_, bias)| bias.iter().map(|v| v * v).sum::<f64>().sqrt());
+        golden.compare(output, values).rel_l2.hypot(of_zero / output["l2"].as_f64().expect("l2"))
+    };
+    for (i, (what, _)) in ours.results.iter().enumerate() {
+        let (error, bound) = (error(&ours, i), 2.0 * error(&plain, i) + stored::unit_roundoff(dtype));
+        assert!(error <= bound, "{device} {dtype:?} {}: {what}: {error:e} > {bound:e}", case["case"]);
     }
 }
 
@@ -221,4 +271,10 @@ fn golden_nonlocal() {
         compare(&golden, case);
     }
     golden.passed(cases.len());
+    for device in &executors::with_kernels() {
+        for case in cases {
+            SHORT.iter().for_each(|dtype| compare_on(device, *dtype, &golden, case));
+        }
+        golden.passed_on(device, cases.len());
+    }
 }

@@ -5,6 +5,7 @@ use vcycle::device::{Buffer, DType, Device, Slice, Tensor};
 use vcycle::ops::batch_norm::{self, BatchNorm, fold_split_statistics};
 use vcycle::shape::ActivationShape;
 
+use crate::executors;
 use crate::golden::{self, Golden};
 
 struct Case<'a> {
@@ -12,27 +13,28 @@ struct Case<'a> {
     json: &'a Value,
     /// `[n][c][t][h][w]`.
     dims: Vec<usize>,
+    device: &'a Device,
     op: BatchNorm,
 }
 
 impl<'a> Case<'a> {
-    fn new(json: &'a Value, splits: usize) -> Self {
+    fn new(device: &'a Device, json: &'a Value, splits: usize) -> Self {
         let name = json["case"].as_str().expect("case");
         let dims = golden::dims(&json["inputs"]["x"]["shape"]);
         let shape = ActivationShape::new(dims[0], dims[2], dims[3], dims[4], dims[1]);
         let eps = json["params"]["eps"].as_f64().expect("eps") as f32;
-        Case { name, json, dims, op: BatchNorm { shape, splits, eps, relu: false } }
+        Case { name, json, dims, device, op: BatchNorm { shape, splits, eps, relu: false } }
     }
 
     /// An input tensor, channels last, clips in the order `order`.
     fn tensor(&self, name: &str, order: &[usize]) -> Tensor {
         let (dims, values) = golden::input(&self.json["inputs"][name]);
         let values = permuted(&golden::channels_last(&dims, &values), order);
-        Tensor::from_host(&Device::Cpu, self.op.shape, &values).unwrap()
+        Tensor::from_host(self.device, self.op.shape, &values).unwrap()
     }
 
     fn slice(&self, name: &str) -> Slice {
-        Buffer::from_host(&Device::Cpu, &golden::input(&self.json["inputs"][name]).1).unwrap()
+        Buffer::from_host(self.device, &golden::input(&self.json["inputs"][name]).1).unwrap()
     }
 
     fn check(&self, golden: &Golden, output: &str, got: &[f64]) {
@@ -53,22 +55,22 @@ impl<'a> Case<'a> {
 
     /// Forward and backward of a training step; returns y, dx, dgamma, dbeta, stats.
     fn train(&self, order: &[usize]) -> (Tensor, Tensor, Slice, Slice, Slice) {
-        let stream = Device::Cpu.stream().unwrap();
+        let stream = self.device.stream().unwrap();
         let op = &self.op;
         let (x, dy) = (self.tensor("x", order), self.tensor("dy", order));
         let (gamma, beta) = (self.slice("gamma"), self.slice("beta"));
-        let (y, dx) = (zeroed_like(&x), zeroed_like(&x));
-        let (stats, dgamma, dbeta) = (zeros(op.stats_len()), zeros(op.shape.c), zeros(op.shape.c));
-        let workspace = zeros(batch_norm::workspace_bytes(&stream, op) / 4);
+        let (y, dx) = (self.zeroed_like(&x), self.zeroed_like(&x));
+        let (stats, dgamma, dbeta) = (self.zeros(op.stats_len()), self.zeros(op.shape.c), self.zeros(op.shape.c));
+        let workspace = self.zeros(batch_norm::workspace_bytes(&stream, op) / 4);
         batch_norm::forward_train(&stream, op, &x, &gamma, &beta, None, &y, &stats, &workspace).unwrap();
         batch_norm::backward(&stream, op, &x, &y, &dy, &gamma, &stats, &dx, None, &dgamma, &dbeta, &workspace).unwrap();
         (y, dx, dgamma, dbeta, stats)
     }
 
     fn eval(&self, running_mean: &Slice, running_var: &Slice, order: &[usize]) -> Tensor {
-        let stream = Device::Cpu.stream().unwrap();
+        let stream = self.device.stream().unwrap();
         let x = self.tensor("x", order);
-        let y = zeroed_like(&x);
+        let y = self.zeroed_like(&x);
         let (gamma, beta) = (self.slice("gamma"), self.slice("beta"));
         batch_norm::forward_eval(&stream, &self.op, &x, &gamma, &beta, running_mean, running_var, None, &y).unwrap();
         y
@@ -76,25 +78,25 @@ impl<'a> Case<'a> {
 }
 
 impl Case<'_> {
+    fn zeroed_like(&self, tensor: &Tensor) -> Tensor {
+        Tensor::zeroed(self.device, DType::F32, tensor.shape()).unwrap()
+    }
+
+    fn zeros(&self, len: usize) -> Slice {
+        Buffer::zeroed(self.device, len * 4).unwrap().slice::<f32>(0, len).unwrap()
+    }
+
     /// Gradients with fixed statistics: dx, dgamma, dbeta.
     fn eval_backward(&self, y: &Tensor, running: [&Slice; 2], order: &[usize]) -> (Tensor, Slice, Slice) {
-        let stream = Device::Cpu.stream().unwrap();
+        let stream = self.device.stream().unwrap();
         let (x, dy, gamma) = (self.tensor("x", order), self.tensor("dy", order), self.slice("gamma"));
-        let (dx, dgamma, dbeta) = (zeroed_like(&x), zeros(self.op.shape.c), zeros(self.op.shape.c));
-        let workspace = zeros(batch_norm::workspace_bytes(&stream, &self.op) / 4);
+        let (dx, dgamma, dbeta) = (self.zeroed_like(&x), self.zeros(self.op.shape.c), self.zeros(self.op.shape.c));
+        let workspace = self.zeros(batch_norm::workspace_bytes(&stream, &self.op) / 4);
         let grads = [&dgamma, &dbeta];
         batch_norm::backward_eval(&stream, &self.op, &x, y, &dy, &gamma, running, &dx, None, grads, &workspace)
             .unwrap();
         (dx, dgamma, dbeta)
     }
-}
-
-fn zeroed_like(tensor: &Tensor) -> Tensor {
-    Tensor::zeroed(&Device::Cpu, DType::F32, tensor.shape()).unwrap()
-}
-
-fn zeros(len: usize) -> Slice {
-    Buffer::zeroed(&Device::Cpu, len * 4).unwrap().slice::<f32>(0, len).unwrap()
 }
 
 fn as_f64(values: &[f32]) -> Vec<f64> {
@@ -110,49 +112,60 @@ fn permuted(values: &[f32], order: &[usize]) -> Vec<f32> {
 #[test]
 fn golden_batchnorm() {
     let Some(golden) = golden::open("ops/batchnorm.json") else { return };
+    executors::all().iter().for_each(|device| compare_batchnorm(&golden, device));
+}
+
+fn compare_batchnorm(golden: &Golden, device: &Device) {
     let cases = golden.json.as_array().expect("cases");
     for json in cases {
-        let case = Case::new(json, 1);
+        let case = Case::new(device, json, 1);
         let order: Vec<usize> = (0..case.op.shape.n).collect();
         let (mean, var) = (case.slice("running_mean"), case.slice("running_var"));
         if json["params"]["training"] == Value::Bool(true) {
             let (y, dx, dgamma, dbeta, stats) = case.train(&order);
-            case.check_tensor(&golden, "y", &y, &order);
-            case.check_tensor(&golden, "dx", &dx, &order);
-            case.check_slice(&golden, "dgamma", &dgamma);
-            case.check_slice(&golden, "dbeta", &dbeta);
+            case.check_tensor(golden, "y", &y, &order);
+            case.check_tensor(golden, "dx", &dx, &order);
+            case.check_slice(golden, "dgamma", &dgamma);
+            case.check_slice(golden, "dbeta", &dbeta);
             let momentum = json["params"]["momentum"].as_f64().expect("momentum") as f32;
-            let stream = Device::Cpu.stream().unwrap();
+            let stream = device.stream().unwrap();
             batch_norm::update_running(&stream, &case.op, &stats, momentum, &mean, &var).unwrap();
         } else {
             let y = case.eval(&mean, &var, &order);
-            case.check_tensor(&golden, "y", &y, &order);
+            case.check_tensor(golden, "y", &y, &order);
+            if *device != Device::Cpu {
+                continue; // no kernel
+            }
             let (dx, dgamma, dbeta) = case.eval_backward(&y, [&mean, &var], &order);
-            case.check_tensor(&golden, "dx", &dx, &order);
-            case.check_slice(&golden, "dgamma", &dgamma);
-            case.check_slice(&golden, "dbeta", &dbeta);
+            case.check_tensor(golden, "dx", &dx, &order);
+            case.check_slice(golden, "dgamma", &dgamma);
+            case.check_slice(golden, "dbeta", &dbeta);
         }
-        case.check_slice(&golden, "running_mean", &mean);
-        case.check_slice(&golden, "running_var", &var);
+        case.check_slice(golden, "running_mean", &mean);
+        case.check_slice(golden, "running_var", &var);
     }
-    golden.passed(cases.len());
+    golden.passed_on(device, cases.len());
 }
 
 #[test]
 fn golden_sub_batchnorm() {
     let Some(golden) = golden::open("ops/sub_batchnorm.json") else { return };
+    executors::all().iter().for_each(|device| compare_sub_batchnorm(&golden, device));
+}
+
+fn compare_sub_batchnorm(golden: &Golden, device: &Device) {
     let cases = golden.json.as_array().expect("cases");
     for json in cases {
         let splits = json["params"]["num_splits"].as_u64().expect("num_splits") as usize;
-        let case = Case::new(json, splits);
+        let case = Case::new(device, json, splits);
         let (n, c) = (case.op.shape.n, case.op.shape.c);
         // There clip i is in split i mod splits; here a split is a block of clips.
         let order: Vec<usize> = (0..splits).flat_map(|s| (s..n).step_by(splits)).collect();
         let (y, dx, dgamma, dbeta, stats) = case.train(&order);
-        case.check_tensor(&golden, "y_train", &y, &order);
-        case.check_tensor(&golden, "dx", &dx, &order);
-        case.check_slice(&golden, "dgamma", &dgamma);
-        case.check_slice(&golden, "dbeta", &dbeta);
+        case.check_tensor(golden, "y_train", &y, &order);
+        case.check_tensor(golden, "dx", &dx, &order);
+        case.check_slice(golden, "dgamma", &dgamma);
+        case.check_slice(golden, "dbeta", &dbeta);
 
         let stats = stats.read::<f32>().unwrap();
         let moved = |old: &str, row: usize| -> Vec<f32> {
@@ -161,15 +174,15 @@ fn golden_sub_batchnorm() {
             old.iter().enumerate().map(|(i, old)| 0.9 * old + 0.1 * at(i)).collect()
         };
         let (means, vars) = (moved("split_running_mean", 0), moved("split_running_var", 2));
-        case.check(&golden, "split_running_mean", &as_f64(&means));
-        case.check(&golden, "split_running_var", &as_f64(&vars));
+        case.check(golden, "split_running_mean", &as_f64(&means));
+        case.check(golden, "split_running_var", &as_f64(&vars));
 
         let (mean, var) = fold_split_statistics(splits, &means, &vars).unwrap();
-        case.check(&golden, "agg_running_mean", &as_f64(&mean));
-        case.check(&golden, "agg_running_var", &as_f64(&var));
-        let on_device = |values: &[f32]| Buffer::from_host(&Device::Cpu, values).unwrap();
+        case.check(golden, "agg_running_mean", &as_f64(&mean));
+        case.check(golden, "agg_running_var", &as_f64(&var));
+        let on_device = |values: &[f32]| Buffer::from_host(device, values).unwrap();
         let y = case.eval(&on_device(&mean), &on_device(&var), &order);
-        case.check_tensor(&golden, "y_eval_after_aggregate", &y, &order);
+        case.check_tensor(golden, "y_eval_after_aggregate", &y, &order);
     }
-    golden.passed(cases.len());
+    golden.passed_on(device, cases.len());
 }

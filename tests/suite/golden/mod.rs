@@ -9,6 +9,7 @@ mod walk;
 use std::path::PathBuf;
 
 use serde_json::Value;
+use vcycle::device::Device;
 
 /// Values of a named counter-based stream, bit-equal on every platform.
 pub mod fill {
@@ -123,10 +124,16 @@ pub struct Difference {
 impl Golden {
     /// To be called at the end of the golden test of a file, with the number of cases that were compared: all of them.
     pub fn passed(&self, cases: usize) {
+        self.passed_on(&Device::Cpu, cases);
+    }
+
+    /// The same for one device.
+    pub fn passed_on(&self, device: &Device, cases: usize) {
         let of_model = 1 + usize::from(!self.json["eval_larger_crop"].is_null());
         let all = self.json.as_array().map_or(of_model, Vec::len);
         assert_eq!(cases, all, "{}: some cases were not compared", self.file);
-        passed(self.file.trim_end_matches(".json"), cases);
+        let on = if *device == Device::Cpu { "" } else { " on kernels" };
+        passed(&format!("{}{on}", self.file.trim_end_matches(".json")), cases);
     }
 
     /// Compares all of `got` (row-major, in the descriptor's shape) with the tensor that `descriptor` describes.

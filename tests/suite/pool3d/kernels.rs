@@ -40,17 +40,17 @@ fn rounded(dtype: DType, values: Vec<f32>) -> Vec<f32> {
     values.iter().map(|v| rounding(dtype)(f64::from(*v)) as f32).collect()
 }
 
-struct Run<'a> {
-    device: &'a Device,
-    dtype: DType,
-    index: DType,
+pub(super) struct Run<'a> {
+    pub device: &'a Device,
+    pub dtype: DType,
+    pub index: DType,
     /// Channels of others around those of x and dx, and of y and dy.
-    gaps: [[usize; 2]; 2],
+    pub gaps: [[usize; 2]; 2],
 }
 
 impl Run<'_> {
     /// Output, indices, and the gradient, which is added to `before` where that is given.
-    fn run(&self, op: &Pool3d, x: &[f32], dy: &[f32], before: Option<&[f32]>) -> (Vec<f32>, Vec<u32>, Vec<f32>) {
+    pub fn run(&self, op: &Pool3d, x: &[f32], dy: &[f32], before: Option<&[f32]>) -> (Vec<f32>, Vec<u32>, Vec<f32>) {
         let stream = self.device.stream().unwrap();
         let of = |shape, values: &[f32], gap| tensor(self.device, self.dtype, shape, values, gap);
         let garbage = |shape: ActivationShape, gap| of(shape, &vec![f32::NAN; shape.num_elements()], gap);

@@ -81,6 +81,13 @@ impl Rig {
     }
 }
 
+/// Parameters and momentum after one step of `step_all` from (parameters, gradients, momentum).
+pub fn step_on(device: &Device, op: &Sgd, ranges: &[ParamRange], values: &[Vec<f32>; 3]) -> [Vec<f32>; 2] {
+    let rig = Rig::new(device, ranges, values, None, 1.0);
+    rig.run(op, None);
+    rig.values()
+}
+
 fn rules() -> [Sgd; 5] {
     [
         PLAIN,

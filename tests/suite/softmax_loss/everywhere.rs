@@ -56,6 +56,17 @@ fn run(device: &Device, classes: usize, logits: &[f32], against: &Against, scale
     Left { loss: loss.read().unwrap(), grad: stored::read_tensor(&grad, [2, 3]), counters: counters.read().unwrap() }
 }
 
+/// Losses, gradient of their mean and probabilities.
+pub fn cross_entropy_on(
+    device: &Device,
+    classes: usize,
+    logits: &[f32],
+    labels: &[u32],
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let left = run(device, classes, logits, &Against::Labels(labels, 0.0), 1.0 / labels.len() as f32, DType::F32);
+    (left.loss, left.grad, probabilities(device, classes, logits, false, false))
+}
+
 /// Probabilities that add up to 1, some of them 0.
 fn soft_targets(clips: usize, classes: usize) -> Vec<f32> {
     let mut targets: Vec<f32> =
