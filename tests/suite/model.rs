@@ -9,6 +9,7 @@ mod network;
 mod non_local;
 mod plan;
 mod reference;
+mod variants;
 
 use serde_json::Value;
 use vcycle::device::Device;

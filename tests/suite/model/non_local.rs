@@ -36,7 +36,7 @@ fn network(config: &ModelConfig) -> Network {
 }
 
 /// The first values, but every branch has a gradient, and attention sees differences.
-fn lively(network: &mut Network) -> Vec<NamedArray> {
+pub(super) fn lively(network: &mut Network) -> Vec<NamedArray> {
     let mut state = network.state_dict().expect("state");
     for array in &mut state {
         let is_head = ["conv_theta.weight", "conv_phi.weight"].iter().any(|name| array.name.ends_with(name));
