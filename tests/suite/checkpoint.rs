@@ -13,7 +13,7 @@ fn tensor(name: &str, shape: &[usize], first: f32) -> NamedArray {
     NamedArray { name: name.into(), shape: shape.to_vec(), values }
 }
 
-fn checkpoint(iteration: u64) -> Checkpoint {
+pub fn checkpoint(iteration: u64) -> Checkpoint {
     let state = State {
         format: FORMAT_VERSION,
         version: "0.1.0".into(),

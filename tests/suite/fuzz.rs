@@ -2,6 +2,9 @@
 //! `cargo test`; `VCYCLE_FUZZ_SECONDS=600` (`make test-long`, one test at a time) goes on for so long with each and watches
 //! the memory. Inputs that once failed are kept in `tests/fuzz_seeds/NAME/` and run every time.
 
+mod checkpoints;
+mod configs;
+
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
