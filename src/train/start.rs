@@ -58,5 +58,6 @@ pub fn from_file(
     let iterations = |epoch| schedule.phase(epoch as usize).iterations(num_clips) as u64;
     state.iteration = (0..state.epoch).map(iterations).sum();
     state.has_momentum = momenta.has_momentum;
-    Ok(format!("weights: {report}\nwith its momenta the run goes on at epoch {}", state.epoch))
+    let momenta = if momenta.has_momentum { "with its momenta" } else { "its optimizer has no momenta yet;" };
+    Ok(format!("weights: {report}\n{momenta} the run goes on at epoch {}", state.epoch))
 }

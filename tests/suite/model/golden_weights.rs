@@ -1,7 +1,7 @@
 //! A file of PyTorch with golden's parameters gives golden's logits.
 
 use vcycle::device::Device;
-use vcycle::model::{Mode, Model, Network};
+use vcycle::model::{Mode, Model, NamedArray, Network};
 use vcycle::shape::StepShape;
 use vcycle::weights::{self, Format, Options};
 
@@ -43,4 +43,26 @@ fn golden_slowfast_from_a_pyth() {
     assert_near(&golden, &golden.json["eval"]["logits"], &logits, 1e-4);
     assert_near(&golden, &golden.json["eval"]["output_after_act"], &output, 1e-4);
     golden::passed("models/slowfast_8x8_r50 from a .pyth", 1);
+}
+
+/// PySlowFast's names of sub-batch norm lead to the same network.
+#[test]
+fn golden_sub_batch_norm_from_a_pyth() {
+    let Some(golden) = golden::open("models/slowfast_8x8_r50_subbn2.json") else { return };
+    let model = Model::new(&config_of(&golden.json["settings"])).unwrap();
+    let zeros = |(name, shape): (String, Vec<usize>)| {
+        let values = vec![0.0; shape.iter().product()];
+        NamedArray { name, shape, values }
+    };
+    let state: Vec<NamedArray> = names_and_shapes(&golden.json["state_dict"]).into_iter().map(zeros).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = weights::load(&writer::put(folder.path(), "splits.pyth", &writer::floats_file(&state))).unwrap();
+    assert_eq!(file.tensors.len(), state.len());
+    let options = Options { complete: true, ..Options::default() };
+    let (tensors, report) = weights::fit(&model, file, &options).unwrap();
+    let names: Vec<_> = tensors.into_iter().map(|t| (t.name, t.shape)).collect();
+    assert_eq!(names, weights::entries(&model));
+    assert_eq!(report.unexpected, Vec::<String>::new());
+    assert!(report.renaming.notes[0].starts_with("sub-batch norm folded: "), "{report}");
+    golden::passed("models/slowfast_8x8_r50_subbn2 from a .pyth", 1);
 }
