@@ -1,7 +1,7 @@
 //! Brings the decoded clips of a batch to the device: one copy a batch into memory that is used again and again. Must not
 //! know what is done with the clips.
 
-use crate::clip::{HostBatch, HostClip};
+use crate::clip::HostClip;
 use crate::device::{Buffer, Device};
 use crate::error::Result;
 use crate::ops::resample::SourceClip;
@@ -22,15 +22,15 @@ impl Upload {
         Ok(Upload { device: device.clone(), memory: Buffer::zeroed(device, 0)? })
     }
 
-    /// Copies the clips of `batch`, frames that several share once; what the call before returned must no longer be in use.
-    pub fn clips(&mut self, batch: &HostBatch) -> Result<Vec<SourceClip>> {
+    /// Copies `from`, frames that several share once; what the call before returned must no longer be in use.
+    pub fn clips(&mut self, from: &[HostClip]) -> Result<Vec<SourceClip>> {
         let room = |clip: &HostClip| clip.bytes.len().next_multiple_of(CLIP_ALIGNMENT_BYTES);
-        let shared = |k: usize| k > 0 && batch.clips[k].shares_frames_with(&batch.clips[k - 1]);
-        let copied = batch.clips.iter().enumerate().filter(|(k, _)| !shared(*k));
+        let shared = |k: usize| k > 0 && from[k].shares_frames_with(&from[k - 1]);
+        let copied = from.iter().enumerate().filter(|(k, _)| !shared(*k));
         self.reserve(copied.map(|(_, clip)| room(clip)).sum())?;
-        let mut clips: Vec<SourceClip> = Vec::with_capacity(batch.clips.len());
+        let mut clips: Vec<SourceClip> = Vec::with_capacity(from.len());
         let mut offset_bytes = 0;
-        for (k, clip) in batch.clips.iter().enumerate() {
+        for (k, clip) in from.iter().enumerate() {
             let memory = match clips.last() {
                 Some(before) if shared(k) => before.memory.clone(),
                 _ => {

@@ -11,6 +11,7 @@ mod device;
 mod dropout;
 mod layers;
 mod linear;
+mod mixup;
 mod pointwise;
 mod pool3d;
 mod resample;
@@ -32,6 +33,7 @@ benches! {
     conv3d_grad_filter::bench,
     dropout::bench,
     linear::bench,
+    mixup::bench,
     pointwise::bench,
     pool3d::bench,
     resample::bench,

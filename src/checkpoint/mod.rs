@@ -48,6 +48,9 @@ pub struct State {
     pub config: BTreeMap<String, String>,
     /// Best accuracy so far, in percent.
     pub best_val_top1: Option<f64>,
+    /// Best accuracy by five classes so far, in percent.
+    #[serde(default)]
+    pub best_val_top5: Option<f64>,
     /// Latest accuracy, in percent.
     pub val_top1: Option<f64>,
     /// Best mean average precision so far, in percent, where clips may have several labels.
@@ -70,6 +73,9 @@ pub struct State {
     pub epoch_loss_sum: f64,
     /// See `epoch_clips`.
     pub epoch_hits: u64,
+    /// See `epoch_clips`: clips whose label was among five.
+    #[serde(default)]
+    pub epoch_hits_top5: u64,
     /// Seconds of training so far.
     pub wall_s: f64,
     /// Processor seconds (user and system) so far.

@@ -15,6 +15,8 @@ pub(crate) enum Purpose {
     Replacement = 3,
     /// Content of a synthetic clip.
     Synthesis = 4,
+    /// Which clips of a batch are blended how.
+    Mixup = 5,
 }
 
 /// A stream of random numbers (ChaCha8), keyed by a seed, a purpose, an epoch and an index.
@@ -25,6 +27,11 @@ impl Draws {
     /// The stream from which the frames, the crop and the flip of item `index` of `epoch` are drawn.
     pub fn new(seed: u64, epoch: u64, index: u64) -> Self {
         Draws::for_purpose(Purpose::Sampling, seed, epoch, index)
+    }
+
+    /// The stream from which the blend of step `iteration` of `epoch` is drawn.
+    pub(crate) fn for_mixup(seed: u64, epoch: u64, iteration: u64) -> Self {
+        Draws::for_purpose(Purpose::Mixup, seed, epoch, iteration)
     }
 
     pub(crate) fn for_purpose(purpose: Purpose, seed: u64, epoch: u64, index: u64) -> Self {

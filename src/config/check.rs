@@ -4,6 +4,9 @@ use super::choices::{Arch, LossFunc, LrPolicy, ModelName};
 use super::table::Config;
 use crate::{Error, Result};
 
+/// Most clips in time of a video: more than any video has that differ.
+const MAX_CLIPS: usize = 1 << 10;
+
 /// The first that does not hold, as `KEY: expected, got`.
 macro_rules! require {
     ($($condition:expr, $format:literal $(, $argument:expr)*);+ $(;)?) => {
@@ -59,6 +62,7 @@ impl Config {
         self.check_sizes()?;
         self.check_data()?;
         self.check_solver()?;
+        self.check_mixup()?;
         self.check_multigrid()?;
         require! {
             self.log_period > 0, "LOG_PERIOD: expected at least 1, got 0";
@@ -80,6 +84,12 @@ impl Config {
             train.eval_period > 0, "TRAIN.EVAL_PERIOD: expected at least 1, got 0";
             train.checkpoint_period > 0, "TRAIN.CHECKPOINT_PERIOD: expected at least 1, got 0";
             self.test.batch_size > 0, "TEST.BATCH_SIZE: expected at least 1, got 0";
+            (1..=MAX_CLIPS).contains(&self.test.num_ensemble_views),
+                "TEST.NUM_ENSEMBLE_VIEWS: expected 1 to {MAX_CLIPS}, got {}", self.test.num_ensemble_views;
+            (1..=3).contains(&self.test.num_spatial_crops),
+                "TEST.NUM_SPATIAL_CROPS: expected 1 to 3 (start, centre and end of the longer side), got {}", self.test.num_spatial_crops;
+            self.test.num_temporal_clips.iter().all(|clips| (1..=MAX_CLIPS).contains(clips)),
+                "TEST.NUM_TEMPORAL_CLIPS: expected numbers from 1 to {MAX_CLIPS}, got {:?}", self.test.num_temporal_clips;
             self.bn.num_splits > 0, "BN.NUM_SPLITS: expected at least 1, got 0";
             self.bn.num_sync_devices > 0, "BN.NUM_SYNC_DEVICES: expected at least 1, got 0";
             data.num_frames > 0, "DATA.NUM_FRAMES: expected at least 1, got 0";
@@ -135,6 +145,23 @@ impl Config {
         Ok(())
     }
 
+    fn check_mixup(&self) -> Result<(), String> {
+        let mixup = &self.mixup;
+        let is_alpha = |alpha: f64| alpha == 0.0 || (0.01..=100.0).contains(&alpha);
+        let is_share = |share: f64| (0.0..=1.0).contains(&share);
+        require! {
+            is_alpha(mixup.alpha), "MIXUP.ALPHA: expected 0 or a number in [0.01, 100], got {:?}", mixup.alpha;
+            is_alpha(mixup.cutmix_alpha), "MIXUP.CUTMIX_ALPHA: expected 0 or a number in [0.01, 100], got {:?}", mixup.cutmix_alpha;
+            is_share(mixup.prob), "MIXUP.PROB: expected a number in [0, 1], got {:?}", mixup.prob;
+            is_share(mixup.switch_prob), "MIXUP.SWITCH_PROB: expected a number in [0, 1], got {:?}", mixup.switch_prob;
+            is_share(mixup.label_smooth_value), "MIXUP.LABEL_SMOOTH_VALUE: expected a number in [0, 1], got {:?}", mixup.label_smooth_value;
+            !mixup.enable || mixup.prob == 0.0 || mixup.alpha + mixup.cutmix_alpha > 0.0,
+                "MIXUP.ALPHA: expected it or MIXUP.CUTMIX_ALPHA above 0 where MIXUP.PROB is {:?}", mixup.prob;
+            !mixup.enable || !self.data.multi_label, "MIXUP.ENABLE: expected False with DATA.MULTI_LABEL: it blends one label a clip";
+        }
+        Ok(())
+    }
+
     fn check_multigrid(&self) -> Result<(), String> {
         let grid = &self.multigrid;
         let fraction = |f: f64| (0.01..=1.0).contains(&f);
@@ -169,12 +196,19 @@ impl Config {
         self.check_model().map_err(Error::Config)
     }
 
+    /// Refuses, by key, what cannot be tested.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for values that do not go together.
+    pub fn check_testable(&self) -> Result<()> {
+        self.check().and_then(|()| self.check_model()).map_err(Error::Config)
+    }
+
     /// (key and value, is it asked for, why not and what to do).
-    fn untrainable(&self) -> [(String, bool, &'static str); 5] {
+    fn untrainable(&self) -> [(String, bool, &'static str); 4] {
         let c = self;
         [
             ("TRAIN.ENABLE False".into(), !c.train.enable, "there is nothing else to do; set it to True"),
-            ("TEST.ENABLE True".into(), c.test.enable, "the multi-view test is not built yet; add `TEST.ENABLE False`"),
             ("TRAIN.MIXED_PRECISION True".into(), c.train.mixed_precision, "the CPU computes in f32; set it to False"),
             (
                 "MODEL.LOSS_FUNC bce".into(),
@@ -183,8 +217,8 @@ impl Config {
             ),
             (
                 format!("DATA.MULTI_LABEL True with MODEL.LOSS_FUNC {}", c.model.loss_func),
-                c.data.multi_label && c.model.loss_func == LossFunc::CrossEntropy,
-                "cross_entropy takes one label a clip; use bce_logit",
+                c.data.multi_label && matches!(c.model.loss_func, LossFunc::CrossEntropy | LossFunc::SoftCrossEntropy),
+                "it takes one label a clip; use bce_logit",
             ),
         ]
     }

@@ -79,6 +79,8 @@ choice! {
     LossFunc {
         /// Softmax cross-entropy over single labels.
         CrossEntropy = "cross_entropy",
+        /// The same, over targets that may be shared among classes, as those of MIXUP.
+        SoftCrossEntropy = "soft_cross_entropy",
         /// Binary cross-entropy of sigmoids, for several labels a clip.
         Bce = "bce",
         /// The same, from logits.
@@ -95,6 +97,16 @@ choice! {
         Sigmoid = "sigmoid",
         /// Nothing: scores are the logits.
         None = "none",
+    }
+}
+
+choice! {
+    /// DATA.ENSEMBLE_METHOD.
+    EnsembleMethod {
+        /// The sum over the views.
+        Sum = "sum",
+        /// The largest of the views, for each class.
+        Max = "max",
     }
 }
 

@@ -2,8 +2,8 @@
 //! Names and defaults are those of PySlowFast (slowfast/config/defaults.py); `VCYCLE` is our own.
 
 use super::choices::{
-    Arch, CheckpointType, Dataset, HeadAct, LossFunc, LrPolicy, ModelName, NormType, OptimizingMethod, PreciseBnShape,
-    Resample, TransFunc,
+    Arch, CheckpointType, Dataset, EnsembleMethod, HeadAct, LossFunc, LrPolicy, ModelName, NormType, OptimizingMethod,
+    PreciseBnShape, Resample, TransFunc,
 };
 use super::entry::section;
 
@@ -40,12 +40,22 @@ section! {
 section! {
     /// Section TEST.
     Test {
-        /// Tests after training (multi-view): known, not built yet.
+        /// Tests after training, with the views below.
         enable: bool = true;
-        /// Where the clips of a test come from.
+        /// Where the videos of the test come from.
         dataset: Dataset = Dataset::Kinetics;
-        /// Clips in a mini-batch of validation, over all devices.
+        /// Clips in a mini-batch of validation and test, over all devices.
         batch_size: usize = 8;
+        /// Weights to test; if empty the newest checkpoint in OUTPUT_DIR, or else TRAIN.CHECKPOINT_FILE_PATH.
+        checkpoint_file_path: String = String::new();
+        /// Clips in time of each video.
+        num_ensemble_views: usize = 10;
+        /// Crops in space of each clip: 1 to 3, along the longer side.
+        num_spatial_crops: usize = 3;
+        /// A test for each of these numbers of clips in time, in place of NUM_ENSEMBLE_VIEWS.
+        num_temporal_clips: Vec<usize> = vec![];
+        /// File for the scores of all videos, below OUTPUT_DIR; none if empty.
+        save_results_path: String = String::new();
     }
 }
 
@@ -172,7 +182,7 @@ section! {
         train_jitter_scales: [usize; 2] = [256, 320];
         /// Crop at the default shape, px.
         train_crop_size: usize = 224;
-        /// Crop of the multi-view test, px, which is not built yet; validation uses TRAIN_CROP_SIZE.
+        /// Crop of the multi-view test, px; validation uses TRAIN_CROP_SIZE.
         test_crop_size: usize = 256;
         /// Draws the reciprocal of the short side uniformly.
         inv_uniform_sample: bool = false;
@@ -180,6 +190,8 @@ section! {
         random_flip: bool = true;
         /// Places the views of a test clip at whole offsets.
         use_offset_sampling: bool = false;
+        /// How the scores of a video's views become its own.
+        ensemble_method: EnsembleMethod = EnsembleMethod::Sum;
         /// Several labels a clip: Charades.
         multi_label: bool = false;
         /// Turns the order of the channels: videos, which are RGB, to BGR; frames of Something-Something V2 and Charades,
@@ -231,6 +243,24 @@ section! {
 }
 
 section! {
+    /// Section MIXUP: blends of two clips of a training batch, and of their labels.
+    Mixup {
+        /// Blends, and smooths labels.
+        enable: bool = false;
+        /// Parameter of the beta distribution that shares are drawn from; 0: no mixup.
+        alpha: f64 = 0.8;
+        /// The same for CutMix, which exchanges a box; 0: no CutMix.
+        cutmix_alpha: f64 = 1.0;
+        /// Share of the batches that are blended.
+        prob: f64 = 1.0;
+        /// Share of those for CutMix, where both are asked for.
+        switch_prob: f64 = 0.5;
+        /// Share of every label that is spread over all classes.
+        label_smooth_value: f64 = 0.1;
+    }
+}
+
+section! {
     /// Section MULTIGRID.
     Multigrid {
         /// Epochs over the baseline's.
@@ -258,6 +288,14 @@ section! {
     DataLoader {
         /// Threads that decode.
         num_workers: usize = 8;
+    }
+}
+
+section! {
+    /// Section DEMO.
+    Demo {
+        /// Names of the classes: a JSON object from name to number, a JSON list, or a name a line.
+        label_file_path: String = String::new();
     }
 }
 
@@ -331,10 +369,14 @@ section! {
         data: Data = Data::default();
         /// Optimizer and learning rate.
         solver: Solver = Solver::default();
+        /// Mixup and CutMix.
+        mixup: Mixup = Mixup::default();
         /// Multigrid.
         multigrid: Multigrid = Multigrid::default();
         /// Loader.
         data_loader: DataLoader = DataLoader::default();
+        /// Names of classes.
+        demo: Demo = Demo::default();
         /// Own additions.
         vcycle: Vcycle = Vcycle::default();
         /// GPUs that TRAIN.BATCH_SIZE is divided among; fewer devices take several shares each.

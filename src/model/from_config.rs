@@ -49,7 +49,7 @@ impl ModelConfig {
             },
             head_grid: (!config.multigrid.short_cycle).then_some((config.data.num_frames, config.data.train_crop_size)),
             loss: match model.loss_func {
-                config::LossFunc::CrossEntropy => Loss::CrossEntropy,
+                config::LossFunc::CrossEntropy | config::LossFunc::SoftCrossEntropy => Loss::CrossEntropy,
                 config::LossFunc::Bce | config::LossFunc::BceLogit => Loss::BinaryCrossEntropy,
             },
             alpha: slowfast.alpha,

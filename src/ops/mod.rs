@@ -13,6 +13,7 @@ pub mod conv3d;
 mod divide;
 pub mod dropout;
 pub mod linear;
+pub mod mixup;
 pub mod pointwise;
 pub mod pool3d;
 pub mod resample;

@@ -20,6 +20,8 @@ const PRECISE_EPOCHS_BEGIN: u64 = 1 << 40;
 pub struct Evaluation {
     /// Percent of the clips that were recognised; `None` where clips may have several labels.
     pub top1: Option<f64>,
+    /// Percent of the clips whose label is among the five largest logits, likewise.
+    pub top5: Option<f64>,
     /// Mean average precision in percent, where they may.
     pub map: Option<f64>,
     /// Mean loss; `None` where it was not finite.
@@ -99,7 +101,7 @@ fn evaluate(
         return Err(crate::Error::Data("none of the validation clips can be decoded".into()));
     }
     let loss = loss_sum / clips as f64;
-    let top1 = accuracy.map(|accuracy| accuracy.top1_percent());
+    let (top1, top5) = (accuracy.map(|a| a.top1_percent()), accuracy.map(|a| a.top5_percent()));
     let map = match sets.is_empty() {
         true => None,
         false => {
@@ -107,5 +109,5 @@ fn evaluate(
             Some(100.0 * mean_average_precision(&scores, &targets, road.classes())?)
         }
     };
-    Ok(Some(Evaluation { top1, map, loss: loss.is_finite().then_some(loss), clips }))
+    Ok(Some(Evaluation { top1, top5, map, loss: loss.is_finite().then_some(loss), clips }))
 }

@@ -57,6 +57,9 @@ pub struct Iteration {
     pub loss: Option<f64>,
     /// Learning rate.
     pub lr: f64,
+    /// l2 norm of the gradient before clipping; null where the step was skipped.
+    #[serde(default)]
+    pub grad_norm: Option<f64>,
     /// Clips a second, over the whole step.
     pub clips_per_s: f64,
     /// Seconds that the step waited for the loader.

@@ -29,13 +29,15 @@ mod clock;
 mod eta;
 mod evaluate;
 pub mod log;
+mod mixup;
 mod output;
 mod progress;
 pub mod report;
 mod run;
 pub mod setup;
 mod start;
-mod step;
+mod stats;
+pub(crate) mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -53,16 +55,19 @@ use crate::shape::StepShape;
 
 pub use clock::{Clock, process_cpu_s};
 pub use evaluate::Evaluation;
+pub(crate) use output::replace;
 pub use output::{OutputDir, Summary};
 pub use progress::{Lines, Progress, StepReport, describe_duration, describe_epoch, describe_step};
 pub use run::Outcome;
 
 use eta::Eta;
 use log::Log;
+use mixup::Mixup;
+use stats::Stats;
 use step::Road;
 
 /// Keys that may differ between a run and its continuation: they change no number.
-const MAY_DIFFER: [&str; 16] = [
+const MAY_DIFFER: [&str; 24] = [
     "OUTPUT_DIR",
     "TRAIN.AUTO_RESUME",
     // What a run began with; its own checkpoint counts.
@@ -71,9 +76,17 @@ const MAY_DIFFER: [&str; 16] = [
     "TRAIN.CHECKPOINT_INFLATE",
     "TRAIN.CHECKPOINT_EPOCH_RESET",
     "TRAIN.CHECKPOINT_CLEAR_NAME_PATTERN",
+    "TEST.ENABLE",
+    "TEST.DATASET",
+    "TEST.CHECKPOINT_FILE_PATH",
+    "TEST.NUM_ENSEMBLE_VIEWS",
+    "TEST.NUM_SPATIAL_CROPS",
+    "TEST.NUM_TEMPORAL_CLIPS",
+    "TEST.SAVE_RESULTS_PATH",
+    "DATA.ENSEMBLE_METHOD",
+    "DEMO.LABEL_FILE_PATH",
     "LOG_PERIOD",
     "TRAIN.CHECKPOINT_PERIOD",
-    "TEST.DATASET",
     "DATA.PATH_TO_DATA_DIR",
     "DATA.PATH_PREFIX",
     "DATA_LOADER.NUM_WORKERS",
@@ -96,6 +109,7 @@ pub struct Trainer {
     config: Config,
     schedule: Schedule,
     sgd: SgdConfig,
+    mixup: Option<Mixup>,
     /// Batch, frames and crop of the baseline: what precise statistics are measured at.
     default_shape: StepShape,
     train: Loader,
@@ -104,6 +118,7 @@ pub struct Trainer {
     output: OutputDir,
     store: Store,
     log: Log,
+    stats: Stats,
     clock: Clock,
     eta: Eta,
     start: Start,
@@ -142,6 +157,10 @@ impl Trainer {
         };
         let default_shape = default_shape(config, &schedule);
         let mut shapes = schedule.step_shapes();
+        if let Some(shape) = shapes.iter().find(|shape| config.mixup.enable && shape.clips < 2) {
+            let message = format!("MIXUP.ENABLE: expected batches of at least 2 clips, got the shape {shape}");
+            return Err(Error::Config(message));
+        }
         if config.bn.use_precise_stats {
             shapes.push(default_shape);
         }
@@ -164,9 +183,11 @@ impl Trainer {
         let state = State { version: env!("CARGO_PKG_VERSION").into(), ..state };
         output.write_config(&config.to_yaml())?;
         let log = Log::open(&output.log(), state.iteration, state.epoch)?;
+        let stats = Stats::open(output.folder(), schedule.max_epoch(), config.log_period, &state)?;
         Ok(Trainer {
             config: config.clone(),
             sgd: setup::sgd_config(config),
+            mixup: Mixup::from_config(config),
             clock: Clock::resumed(state.wall_s, state.cpu_s),
             eta: Eta::default(),
             start,
@@ -181,6 +202,7 @@ impl Trainer {
             output,
             store,
             log,
+            stats,
             state,
         })
     }
@@ -203,6 +225,11 @@ impl Trainer {
     /// The folder of the run.
     pub fn folder(&self) -> &Path {
         self.output.folder()
+    }
+
+    /// Number of steps of `epoch`.
+    fn iterations_of(&self, epoch: u64) -> u64 {
+        self.schedule.phase(epoch as usize).iterations(self.train.source().len()) as u64
     }
 
     /// Shapes of the steps of `epoch`, in order.

@@ -144,7 +144,7 @@ fn is_empty(folder: &Path) -> Result<bool> {
 }
 
 /// Writes a file under another name and renames it, so that there is always a whole one.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     let unfinished = path.with_extension("unfinished");
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&unfinished)?;

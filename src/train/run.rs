@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::log::{Epoch, Iteration, Line, Run};
 use super::step::StepResult;
-use super::{Eta, Evaluation, Progress, Start, StepReport, Summary, Trainer};
+use super::{Eta, Evaluation, Progress, Start, StepReport, Summary, Trainer, stats};
 use crate::checkpoint::{Checkpoint, State};
 use crate::clip::HostBatch;
 use crate::error::{Error, Result};
@@ -158,7 +158,8 @@ impl Trainer {
             let Some(batch) = batches.next().transpose()? else {
                 return Err(Error::Data(format!("the loader ended at step {i} of {} in epoch {epoch}", steps.len())));
             };
-            let result = self.road.train(&batch, self.state.iteration, lr, &self.sgd)?;
+            let mix = self.mixup.map(|mixup| mixup.draw(epoch, i as u64, &batch.shape));
+            let result = self.road.train(&batch, mix.as_ref(), self.state.iteration, lr, &self.sgd)?;
             let seconds = start.elapsed().as_secs_f64();
             self.count(&batch, &result);
             self.report(&batch, &result, exact_epoch, lr, seconds, progress)?;
@@ -181,7 +182,9 @@ impl Trainer {
                 state.skipped_in_a_row = 0;
                 state.epoch_clips += clips;
                 state.epoch_loss_sum += loss * clips as f64;
-                state.epoch_hits += result.hits.unwrap_or(0) as u64;
+                let [top1, top5] = result.hits.unwrap_or_default();
+                state.epoch_hits += top1 as u64;
+                state.epoch_hits_top5 += top5 as u64;
             }
             None => {
                 state.skipped_steps += 1;
@@ -209,6 +212,7 @@ impl Trainer {
             splits: shape.splits,
             loss: result.loss,
             lr,
+            grad_norm: result.grad_norm,
             clips_per_s: shape.clips as f64 / seconds,
             data_wait_s: batch.data_wait_s,
             wall_s: self.clock.wall_s(),
@@ -224,8 +228,19 @@ impl Trainer {
             train_top1: self.epoch_top1(),
             val_top1: self.state.val_top1,
         });
-        if result.loss.is_some() {
-            return Ok(());
+        if let Some(loss) = result.loss {
+            let step = stats::Step {
+                iteration: [self.state.iteration_in_epoch, self.iterations_of(self.state.epoch)],
+                clips: shape.clips,
+                loss,
+                hits: result.hits,
+                grad_norm: result.grad_norm,
+                lr,
+                seconds,
+                data_wait_s: batch.data_wait_s,
+                eta_s: self.eta.seconds(),
+            };
+            return self.stats.step(self.state.epoch, &step);
         }
         let iteration = self.state.iteration;
         self.log.write(&Line::Skipped { iteration, clips: batch.names.clone() })?;
@@ -267,18 +282,21 @@ impl Trainer {
             cpu_s: self.clock.cpu_s(),
         };
         self.log.write(&Line::Epoch(line.clone()))?;
+        self.stats.epoch_end(state, self.train.source().is_multi_label(), evaluation.as_ref())?;
         progress.epoch(&line, self.schedule.max_epoch() as u64);
         let is_checkpoint_epoch = self.schedule.is_checkpoint_epoch(state.epoch as usize);
         let state = &mut self.state;
         if let Some(evaluation) = evaluation {
             let best = |a: Option<f64>, b: Option<f64>| a.zip(b).map(|(a, b)| a.max(b)).or(a).or(b);
             state.best_val_top1 = best(state.best_val_top1, evaluation.top1);
+            state.best_val_top5 = best(state.best_val_top5, evaluation.top5);
             state.best_val_map = best(state.best_val_map, evaluation.map);
             (state.val_top1, state.val_map) = (evaluation.top1, evaluation.map);
         }
         state.epoch += 1;
         state.iteration_in_epoch = 0;
-        (state.epoch_clips, state.epoch_loss_sum, state.epoch_hits) = (0, 0.0, 0);
+        (state.epoch_clips, state.epoch_loss_sum) = (0, 0.0);
+        (state.epoch_hits, state.epoch_hits_top5) = (0, 0);
         if is_checkpoint_epoch || evaluation.is_some() || self.is_save_due(last_save) {
             self.save(last_save)?;
         }

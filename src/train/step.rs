@@ -1,18 +1,20 @@
 //! One step, stage by stage: the data's road.
 
-use crate::clip::HostBatch;
+use super::mixup::Mix;
+use crate::clip::{HostBatch, HostClip};
 use crate::device::{Buffer, DType, Device, Slice};
 use crate::error::Result;
 use crate::labels::Labels;
 use crate::metrics::count_top_k;
 use crate::model::{Loss, Mode, Network};
+use crate::ops::mixup;
 use crate::ops::resample::{self, Pathway, Resample};
 use crate::optimizer::SgdConfig;
 use crate::shape::StepShape;
 use crate::upload::Upload;
 
 /// The stages after the loader, ready for every shape of a run.
-pub(super) struct Road {
+pub(crate) struct Road {
     pub network: Network,
     upload: Upload,
     resample: Resample,
@@ -21,18 +23,18 @@ pub(super) struct Road {
 
 /// What a training step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct StepResult {
+pub(crate) struct StepResult {
     /// Mean loss of the batch; `None` where it, a statistic or a gradient was not finite, and the step therefore without effect.
     pub loss: Option<f64>,
     /// l2 norm of the gradient before clipping, where the step had an effect.
     pub grad_norm: Option<f64>,
-    /// Clips that were recognised; `None` where they have several labels.
-    pub hits: Option<usize>,
+    /// Clips whose label has the largest logit, and is among the five largest; `None` where they have several labels.
+    pub hits: Option<[usize; 2]>,
 }
 
 /// What an evaluation step found.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct EvalResult {
+pub(crate) struct EvalResult {
     /// Sum of the clips' losses.
     pub loss_sum: f64,
     /// `[clips][classes]`.
@@ -52,12 +54,30 @@ impl Road {
         Ok(Road { network, upload: Upload::new(&device)?, resample, resample_workspace })
     }
 
-    /// A training step, the `iteration`-th. Where the loss, a statistic or a gradient is not finite nothing changes: no parameter,
+    /// A training step, the `iteration`-th, of clips that are blended as `mix` says. Where the loss, a statistic or a gradient is not finite nothing changes: no parameter,
     /// no running statistic.
-    pub fn train(&mut self, batch: &HostBatch, iteration: u64, lr: f64, sgd: &SgdConfig) -> Result<StepResult> {
+    pub fn train(
+        &mut self,
+        batch: &HostBatch,
+        mix: Option<&Mix>,
+        iteration: u64,
+        lr: f64,
+        sgd: &SgdConfig,
+    ) -> Result<StepResult> {
         let (shape, labels) = (batch.shape, &batch.labels);
-        self.fill_inputs(Mode::Train, shape, batch)?;
-        let losses = self.network.forward_backward(shape, labels, iteration)?;
+        self.fill_inputs(Mode::Train, shape, &batch.clips)?;
+        let losses = match (mix, labels) {
+            (Some(mix), Labels::Classes(labels)) => {
+                for input in self.network.inputs(Mode::Train, shape)? {
+                    mix.blend
+                        .as_ref()
+                        .map_or(Ok(()), |blend| mixup::blend(self.network.stream(), blend, &input.tensor))?;
+                }
+                let targets = mix.targets(labels, self.classes());
+                self.network.forward_backward_soft(shape, &targets, iteration)?
+            }
+            _ => self.network.forward_backward(shape, labels, iteration)?,
+        };
         let mut loss = mean_if_finite(&losses);
         if *self.device() == Device::Cpu && !self.network.are_statistics_finite(shape)? {
             loss = None;
@@ -75,7 +95,9 @@ impl Road {
         }
         let hits = match labels {
             Labels::Classes(labels) => {
-                Some(count_top_k(&self.network.train_logits(shape)?, self.classes(), labels, 1)?)
+                let (mut logits, classes) = (self.network.train_logits(shape)?, self.classes());
+                let labels = mix.map_or_else(|| labels.clone(), |mix| mix.merge(&mut logits, labels, classes));
+                Some([count_top_k(&logits, classes, &labels, 1)?, count_top_k(&logits, classes, &labels, 5)?])
             }
             Labels::Sets(_) => None,
         };
@@ -84,13 +106,13 @@ impl Road {
 
     /// The forward half of a training step, for its batch-norm statistics.
     pub fn forward_train(&mut self, batch: &HostBatch) -> Result<()> {
-        self.fill_inputs(Mode::Train, batch.shape, batch)?;
+        self.fill_inputs(Mode::Train, batch.shape, &batch.clips)?;
         self.network.forward_train(batch.shape, &batch.labels, 0).map(drop)
     }
 
     /// An evaluation step at the prepared `shape`; `batch` may hold fewer clips.
     pub fn eval(&mut self, shape: StepShape, batch: &HostBatch) -> Result<EvalResult> {
-        self.fill_inputs(Mode::Eval, shape, batch)?;
+        self.fill_inputs(Mode::Eval, shape, &batch.clips)?;
         self.network.forward_eval(shape)?;
         let classes = self.classes();
         let mut logits = self.network.eval_logits(shape)?;
@@ -105,9 +127,17 @@ impl Road {
         Ok(EvalResult { loss_sum, logits })
     }
 
+    /// Class scores `[clips][classes]` of `clips`, as many as the prepared `shape` has or fewer.
+    pub fn scores(&mut self, shape: StepShape, clips: &[HostClip]) -> Result<Vec<f32>> {
+        self.fill_inputs(Mode::Eval, shape, clips)?;
+        let mut scores = self.network.forward_eval(shape)?;
+        scores.truncate(clips.len() * self.classes());
+        Ok(scores)
+    }
+
     /// Upload and resample: decoded clips become the inputs of all pathways.
-    fn fill_inputs(&mut self, mode: Mode, shape: StepShape, batch: &HostBatch) -> Result<()> {
-        let clips = self.upload.clips(batch)?;
+    fn fill_inputs(&mut self, mode: Mode, shape: StepShape, clips: &[HostClip]) -> Result<()> {
+        let clips = self.upload.clips(clips)?;
         let inputs = self.network.inputs(mode, shape)?;
         // The last batch of an evaluation may be smaller than planned.
         let outputs = inputs.iter().map(|i| i.tensor.clips(0, clips.len())).collect::<Result<Vec<_>>>()?;
@@ -158,7 +188,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::clip::HostClip;
     use crate::model::{Arch, Model, ModelConfig};
     use crate::ops::resample::{Axis, ClipGrid, Filter};
 
@@ -200,12 +229,12 @@ mod tests {
         let sgd = SgdConfig::default();
         let mean = disturbed.resample.mean;
         for step in 0..3 {
-            let expected = plain.train(&batch(), step, 0.1, &sgd).unwrap();
+            let expected = plain.train(&batch(), None, step, 0.1, &sgd).unwrap();
             assert!(expected.loss.is_some());
-            assert_eq!(disturbed.train(&batch(), step, 0.1, &sgd).unwrap(), expected);
+            assert_eq!(disturbed.train(&batch(), None, step, 0.1, &sgd).unwrap(), expected);
             // (byte / 255 - 3e38) / 0.225 is minus infinity in f32.
             disturbed.resample.mean = [3e38; 3];
-            assert_eq!(disturbed.train(&batch(), step, 0.1, &sgd).unwrap().loss, None);
+            assert_eq!(disturbed.train(&batch(), None, step, 0.1, &sgd).unwrap().loss, None);
             disturbed.resample.mean = mean;
         }
         assert!(plain.network.state_dict().unwrap() == disturbed.network.state_dict().unwrap());
@@ -230,7 +259,7 @@ mod tests {
         let before = (road.network.state_dict().unwrap(), road.network.optimizer_state().unwrap().momentum);
         let losses = road.network.forward_backward(SHAPE, &[0, 2], 0).unwrap();
         assert!(mean_if_finite(&losses).is_some());
-        let result = road.train(&batch(), 0, 0.1, &SgdConfig::default()).unwrap();
+        let result = road.train(&batch(), None, 0, 0.1, &SgdConfig::default()).unwrap();
         assert_eq!((result.loss, result.grad_norm), (None, None));
         assert!(road.network.is_update_skipped().unwrap() && road.network.last_grad_norm().unwrap().is_nan());
         let after = (road.network.state_dict().unwrap(), road.network.optimizer_state().unwrap().momentum);
@@ -243,7 +272,7 @@ mod tests {
         let mut road = road();
         road.resample.mean = [1e30; 3];
         let before = road.network.state_dict().unwrap();
-        assert_eq!(road.train(&batch(), 0, 0.1, &SgdConfig::default()).unwrap().loss, None);
+        assert_eq!(road.train(&batch(), None, 0, 0.1, &SgdConfig::default()).unwrap().loss, None);
         assert!(!road.network.are_statistics_finite(SHAPE).unwrap());
         assert!(road.network.state_dict().unwrap() == before);
     }

@@ -22,6 +22,7 @@ fn lines(iterations: u64) -> Vec<Line> {
             shape,
             splits: 2,
             loss: (i != 5).then_some(3.0 / i as f64),
+            grad_norm: None,
             lr: 0.1,
             clips_per_s: 50.0,
             data_wait_s: 0.1,

@@ -236,6 +236,8 @@ fn a_run_killed_anywhere_goes_on_with_the_same_bits() {
         "long_cycle",
         "SOLVER.CLIP_GRAD_L2NORM",
         "0.5",
+        "MIXUP.ENABLE",
+        "True",
     ]);
     let copy_of = |iteration: u64| folder.path().join(iteration.to_string());
     let mut watch = Watch::new(|iteration| {

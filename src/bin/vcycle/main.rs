@@ -6,9 +6,12 @@ mod convert;
 mod devices;
 mod info;
 mod out;
+mod predict;
 mod progress;
 mod resample;
+mod run;
 mod schedule;
+mod test;
 mod train;
 mod verify;
 
@@ -30,6 +33,10 @@ struct Arguments {
 enum Command {
     /// Trains a network as a PySlowFast YAML file says.
     Train(train::Arguments),
+    /// Tests weights on several views of every video.
+    Test(test::Arguments),
+    /// Names the classes of videos.
+    Predict(predict::Arguments),
     /// Prints the multigrid schedule of a configuration; needs no data and no device.
     Schedule(schedule::Arguments),
     /// Reads the data set of a configuration and tells what is wrong with it.
@@ -56,12 +63,16 @@ fn main() -> ExitCode {
             };
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            return fail("expected a command: train, schedule, info, verify, resample, convert or devices; see --help");
+            return fail(
+                "expected a command: train, test, predict, schedule, info, verify, resample, convert or devices; see --help",
+            );
         }
         Err(error) => return fail(&first_paragraph(&error.to_string())),
     };
     let result = match arguments.command {
         Command::Train(arguments) => train::run(arguments),
+        Command::Test(arguments) => test::run(arguments),
+        Command::Predict(arguments) => predict::run(arguments),
         Command::Schedule(arguments) => schedule::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Info(arguments) => info::run(arguments).map(|()| ExitCode::SUCCESS),

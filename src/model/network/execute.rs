@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::model::plan::StepOp;
 use crate::ops::attention::{self, Heads};
 use crate::ops::dropout::{self, Dropout};
+use crate::ops::softmax_loss::{Extras, Targets};
 use crate::ops::{batch_norm, conv3d, linear, pool3d, softmax_loss};
 
 /// Which half of a step.
@@ -83,7 +84,12 @@ impl Network {
                 linear::backward_with(s, input, weight, grad_output, grad_input, grad_weight, grad_bias, workspace)
             }
             StepOp::CrossEntropy { logits, scale, loss, grad_logits } => {
-                softmax_loss::cross_entropy(s, &x[logits], &step.labels, scale, x[loss].memory(), &x[grad_logits])
+                let targets = match self.is_soft {
+                    true => Targets::Soft(&step.targets),
+                    false => Targets::Labels { labels: &step.labels, smoothing: 0.0 },
+                };
+                let (loss, grad) = (x[loss].memory(), &x[grad_logits]);
+                softmax_loss::cross_entropy_with(s, &x[logits], &targets, scale, loss, grad, &Extras::default())
             }
             StepOp::BinaryCrossEntropy { logits, scale, loss, grad_logits } => {
                 let (loss, grad) = (x[loss].memory(), &x[grad_logits]);

@@ -72,6 +72,8 @@ pub struct Network {
     workspace: Slice,
     batches_tracked: u64,
     has_momentum: bool,
+    /// Whether the targets of the step are shared among classes, for cross-entropy.
+    is_soft: bool,
     profile: Option<Profile>,
 }
 
@@ -126,6 +128,7 @@ impl Network {
             workspace,
             batches_tracked: 0,
             has_momentum: false,
+            is_soft: false,
             profile: None,
         };
         network.values_changed()?;
@@ -171,6 +174,27 @@ impl Network {
     /// loss takes one class a clip.
     pub fn forward_backward(&mut self, shape: StepShape, labels: impl Into<Labels>, step_idx: u64) -> Result<Vec<f32>> {
         self.write_labels(shape, &labels.into())?;
+        self.forward_backward_of_targets(shape, step_idx)
+    }
+
+    /// [`Network::forward_backward`] with a target for every class of every clip, `[clips][classes]` (mixup, label smoothing).
+    ///
+    /// # Errors
+    /// A shape that was not prepared, a wrong number of targets.
+    pub fn forward_backward_soft(&mut self, shape: StepShape, targets: &[f32], step_idx: u64) -> Result<Vec<f32>> {
+        let to = self.step(Mode::Train, shape)?.targets.memory();
+        if to.len() != targets.len() {
+            return Err(Error::shape(
+                "targets",
+                format!("expected {} (grid {shape}), got {}", to.len(), targets.len()),
+            ));
+        }
+        to.write(targets)?;
+        self.is_soft = true;
+        self.forward_backward_of_targets(shape, step_idx)
+    }
+
+    fn forward_backward_of_targets(&mut self, shape: StepShape, step_idx: u64) -> Result<Vec<f32>> {
         let step = self.step_idx(Mode::Train, shape)?;
         self.clear_skip_flag()?;
         self.run(step, execute::Pass::Forward, step_idx)?;
@@ -248,7 +272,8 @@ impl Network {
         Ok(grads.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt())
     }
 
-    fn write_labels(&self, shape: StepShape, labels: &Labels) -> Result<()> {
+    fn write_labels(&mut self, shape: StepShape, labels: &Labels) -> Result<()> {
+        self.is_soft = false;
         let (classes, step) = (self.model.config.num_classes, self.step(Mode::Train, shape)?);
         if let Some((clip, label)) = labels.out_of_range(classes) {
             return Err(Error::Data(format!(
