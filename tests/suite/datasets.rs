@@ -8,9 +8,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use vcycle::Result;
-use vcycle::clip::{ClipSource, FaultKind, ListConfig, ListFormat, Split, VideoList};
+use vcycle::clip::{ClipSource, FaultKind, ListConfig, ListFormat, Split, VideoList, Views};
 use vcycle::config::Config;
 use vcycle::device::Device;
+use vcycle::test::{Tester, Weights};
 use vcycle::train::log::{self, Epoch, Line};
 use vcycle::train::{Outcome, Progress, Start, StepReport, Trainer, setup};
 
@@ -239,9 +240,9 @@ fn losses(folder: &Path) -> Vec<String> {
     log::read(&folder.join("log.jsonl")).expect("log").into_iter().filter_map(essence).collect()
 }
 
-/// Trains, is stopped and goes on, on each format: the same numbers as without the stop.
+/// Trains, is stopped and goes on, on each format: the same numbers as without the stop. Then every test video is scored.
 #[test]
-fn every_format_is_trained_and_resumed() {
+fn every_format_is_trained_resumed_and_tested() {
     let data = tempfile::tempdir().expect("folder");
     for (name, make) in
         [("kinetics", made::kinetics as fn(&Path, usize)), ("ssv2", made::ssv2), ("charades", made::charades)]
@@ -274,7 +275,19 @@ fn every_format_is_trained_and_resumed() {
         assert!(!run(trainer(&config, &parts, Start::New).expect(name), 5).finished);
         assert!(run(trainer(&config, &parts, Start::Resume).expect(name), u64::MAX).finished);
         assert_eq!(losses(&parts), losses(&whole), "{name}");
+        test(&config, &whole, is_multi_label, name);
     }
+}
+
+/// The last weights of the run in `folder` on two clips by three crops of every test video.
+fn test(config: &Config, folder: &Path, is_multi_label: bool, name: &str) {
+    let mut tester = Tester::new(config, &Device::Cpu, setup::test_source(config).expect(name)).expect(name);
+    Weights::find(config, folder).and_then(|weights| weights.load_into(tester.network())).expect(name);
+    let (views, stop) = (Views { num_clips: 2, num_crops: 3 }, AtomicBool::new(false));
+    let results = tester.run(views, &mut StopAfter(0, &stop), &stop).expect(name).expect("not stopped");
+    assert_eq!((results.names.len(), results.scores.len(), results.bad.len()), (4, 12, 0), "{name}");
+    let metrics = results.metrics().expect(name);
+    assert_eq!((metrics.map.is_some(), metrics.top1.is_some()), (is_multi_label, !is_multi_label), "{name}");
 }
 
 #[test]
