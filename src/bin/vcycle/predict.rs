@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use vcycle::config::{Config, EnsembleMethod};
-use vcycle::device::Device;
 use vcycle::test::{Prediction, Results, Tester, VideoFiles, Weights, class_names, views_of};
 use vcycle::{Error, Result};
 
-use super::{out, run};
+use super::out;
+use super::run::{Place, RunArguments, STOPPED, WeightsArguments};
 
 /// Arguments of `vcycle predict`.
 #[derive(clap::Args)]
@@ -17,27 +17,16 @@ pub struct Arguments {
     /// Videos.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// PySlowFast YAML file of the network, its clips and its views.
-    #[arg(long, value_name = "FILE")]
-    cfg: PathBuf,
-    /// Weights: a file, or the folder of a run or a checkpoint; if not given, those that `vcycle test` takes.
-    #[arg(long, value_name = "PATH")]
-    checkpoint: Option<PathBuf>,
-    /// Names of the classes, in place of DEMO.LABEL_FILE_PATH: JSON, or a name a line.
-    #[arg(long, value_name = "FILE")]
-    classes: Option<PathBuf>,
+    #[command(flatten)]
+    run: RunArguments,
+    #[command(flatten)]
+    weights: WeightsArguments,
     /// How many classes are listed.
     #[arg(long, value_name = "K", default_value_t = 5)]
     top: usize,
     /// One JSON object a video.
     #[arg(long)]
     json: bool,
-    /// auto, cuda[:N], cpu or simt.
-    #[arg(long, default_value = "auto")]
-    device: String,
-    /// Threads of the cpu executor; all cores if not given.
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
     /// Overrides, such as `--set TEST.NUM_ENSEMBLE_VIEWS 1`.
     #[arg(long = "set", num_args = 2, value_names = ["KEY", "VALUE"], allow_negative_numbers = true)]
     overrides: Vec<String>,
@@ -45,9 +34,8 @@ pub struct Arguments {
 
 /// Runs it. Exit status 1 where one of the videos cannot be decoded; the others are answered for.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    let mut config = Config::load(&arguments.cfg, &arguments.overrides)?;
-    run::replace_path(&mut config.test.checkpoint_file_path, arguments.checkpoint.as_deref());
-    run::replace_path(&mut config.demo.label_file_path, arguments.classes.as_deref());
+    let mut config = Config::load(&arguments.run.cfg, &arguments.overrides)?;
+    arguments.weights.apply(&mut config);
     config.check_testable()?;
     if arguments.top == 0 {
         return Err(Error::Config("--top: expected at least 1, got 0".into()));
@@ -56,18 +44,15 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         path if path.is_empty() => None,
         path => Some(class_names(path.as_ref(), config.model.num_classes)?),
     };
-    run::set_threads(arguments.threads)?;
-    let stop = run::stop_flag()?;
-    let (device, chosen) = Device::select(&arguments.device)?;
+    let Place { device, chosen, stop, folder } = arguments.run.place(&config)?;
     let mut progress = super::progress::progress(config.log_period);
     progress.message(&chosen);
-    let folder = vcycle::train::OutputDir::path(&config.output_dir, &run::name_of(&arguments.cfg));
     let weights = Weights::find(&config, &folder)?;
     let source = VideoFiles::new(arguments.files.clone(), config.model.num_classes);
     let mut tester = Tester::new(&config, &device, Arc::new(source))?;
     progress.message(&weights.load_into(tester.network())?);
     let Some(&views) = views_of(&config).first() else { return Ok(ExitCode::SUCCESS) };
-    let Some(results) = tester.run(views, progress.as_mut(), &stop)? else { return Ok(ExitCode::from(run::STOPPED)) };
+    let Some(results) = tester.run(views, progress.as_mut(), &stop)? else { return Ok(ExitCode::from(STOPPED)) };
     drop(progress);
     answer(&results, &arguments, names.as_deref())?;
     Ok(if results.bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
