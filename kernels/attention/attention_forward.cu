@@ -147,6 +147,7 @@ struct Forward {
 
 #define ATTENTION_FORWARD(name, T, D)                                                                   \
     extern "C" __global__ void __launch_bounds__(THREADS, D <= 256 ? 2 : 1) name(const __grid_constant__ AttentionParams p) { \
+        begin_grid();                                                                                                         \
         DYN_SMEM(unsigned char, shared);                                                                \
         Forward<T, D>(shared).run(p);                                                                   \
     }                                                                                                   \

@@ -88,6 +88,7 @@ struct GradKey {
 
 #define ATTENTION_GRAD_KEY(name, T, D)                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ AttentionParams p) { \
+        begin_grid();                                                                                       \
         DYN_SMEM(unsigned char, shared);                                                            \
         GradKey<T, D>(shared).run(p);                                                               \
     }                                                                                               \

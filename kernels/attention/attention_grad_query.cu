@@ -111,6 +111,7 @@ struct GradQuery {
 
 #define ATTENTION_GRAD_QUERY(name, T, D)                                                            \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ AttentionParams p) { \
+        begin_grid();                                                                                       \
         DYN_SMEM(unsigned char, shared);                                                            \
         GradQuery<T, D>(shared).run(p);                                                             \
     }                                                                                               \

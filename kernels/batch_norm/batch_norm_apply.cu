@@ -103,6 +103,7 @@ __device__ __forceinline__ void apply(const NormApplyParams& p) {
 
 #define APPLY_VARIANT(name, T, VECTOR)                                                                      \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ NormApplyParams p) { \
+        begin_grid();                                                                                       \
         apply<T, VECTOR>(p);                                                                                \
     }                                                                                                       \
     SIMT_EXPORT(name)

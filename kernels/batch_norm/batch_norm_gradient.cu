@@ -153,11 +153,13 @@ __device__ __forceinline__ void gradient(const NormGradientParams& p) {
 
 #define SUMS_VARIANT(name, T, VECTOR)                                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ NormGradientSumsParams p) { \
+        begin_grid();                                                                                              \
         gradient_sums<T, VECTOR>(p);                                                                               \
     }                                                                                                              \
     SIMT_EXPORT(name)
 #define GRADIENT_VARIANT(name, T, VECTOR)                                                                      \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ NormGradientParams p) { \
+        begin_grid();                                                                                          \
         gradient<T, VECTOR>(p);                                                                                \
     }                                                                                                          \
     SIMT_EXPORT(name)

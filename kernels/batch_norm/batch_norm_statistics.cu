@@ -121,18 +121,21 @@ __device__ __forceinline__ void finalise(const NormFinaliseParams& p, const type
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     batch_norm_finalise_statistics_f32(const __grid_constant__ NormFinaliseParams p) {
+    begin_grid();
     finalise<JoinStatistics>(p, p.statistics);
 }
 SIMT_EXPORT(batch_norm_finalise_statistics_f32)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     batch_norm_finalise_gradient_f32(const __grid_constant__ NormFinaliseParams p) {
+    begin_grid();
     finalise<JoinGradients>(p, p.gradient);
 }
 SIMT_EXPORT(batch_norm_finalise_gradient_f32)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     batch_norm_update_running_f32(const __grid_constant__ NormRunningParams p) {
+    begin_grid();
     const int c = int(blockIdx.x) * THREADS + int(threadIdx.x);
     if (c >= p.channels) return;
     double mean = 0.0, var = 0.0;
@@ -149,6 +152,7 @@ SIMT_EXPORT(batch_norm_update_running_f32)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     batch_norm_running_scale_shift_f32(const __grid_constant__ NormRunningParams p) {
+    begin_grid();
     const int c = int(blockIdx.x) * THREADS + int(threadIdx.x);
     if (c >= p.channels) return;
     const double mean = double(batch_norm::floats(p.running_mean)[c]), var = double(batch_norm::floats(p.running_var)[c]);
@@ -162,6 +166,7 @@ SIMT_EXPORT(batch_norm_running_scale_shift_f32)
 
 #define STATISTICS_VARIANT(name, T, VECTOR)                                                                      \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ NormStatisticsParams p) { \
+        begin_grid();                                                                                            \
         statistics<T, VECTOR>(p);                                                                                \
     }                                                                                                            \
     SIMT_EXPORT(name)

@@ -149,4 +149,14 @@ PTX_FUNCTION void red_add_release_gpu(uint32_t* p, uint32_t v) {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #include "ptx_wgmma.cuh"
 #endif
+
+// The first statement of every kernel: one that was launched while the grid before it still ran (src/device/launch.rs) waits
+// until that has finished and its writes can be seen, and only then lets the grid after it start. Code for older GPUs, which
+// have no such launches, does nothing.
+__device__ __forceinline__ void begin_grid() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    griddep_wait();
+    griddep_launch_dependents();
+#endif
+}
 #endif  // SIMT_EMU

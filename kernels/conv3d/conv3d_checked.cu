@@ -117,6 +117,7 @@ __device__ __forceinline__ void conv3d_checked(const Conv3dParams& p) {
 
 #define CONV3D_CHECKED(name, T)                                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS, 2) name(const __grid_constant__ Conv3dParams p) { \
+        begin_grid();                                                                                       \
         conv3d_checked<T>(p);                                                                             \
     }                                                                                                     \
     SIMT_EXPORT(name)

@@ -14,6 +14,7 @@
 
 #define CONV3D_FORWARD(name, T, N, PROLOGUE)                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS, 2) name(const __grid_constant__ Conv3dParams p) { \
+        begin_grid();                                                                                       \
         conv3d_mma<T, N, false, PROLOGUE>(p);                                                             \
     }                                                                                                     \
     SIMT_EXPORT(name)

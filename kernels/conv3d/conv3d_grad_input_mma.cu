@@ -16,6 +16,7 @@
 
 #define CONV3D_GRAD_INPUT(name, T, N, PROLOGUE)                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS, 2) name(const __grid_constant__ Conv3dParams p) { \
+        begin_grid();                                                                                       \
         conv3d_mma<T, N, true, PROLOGUE>(p);                                                              \
     }                                                                                                     \
     SIMT_EXPORT(name)

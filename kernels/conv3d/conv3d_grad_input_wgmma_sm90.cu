@@ -15,6 +15,7 @@
     extern "C" __global__ void __launch_bounds__(THREADS + PRODUCERS, 1)                                                  \
         name(const __grid_constant__ Conv3dParams p, const __grid_constant__ CUtensorMap source,                          \
              const __grid_constant__ CUtensorMap second, const __grid_constant__ CUtensorMap filter) {                    \
+        begin_grid();                                                                                                     \
         conv3d_wgmma<T, N, true, PROLOGUE>(p, &source, &second, &filter);                                                 \
     }                                                                                                                     \
     SIMT_EXPORT(name)

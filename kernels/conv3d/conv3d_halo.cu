@@ -14,6 +14,7 @@
 
 #define CONV3D_HALO(name, T, N, GRAD, PROLOGUE)                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS, 2) name(const __grid_constant__ Conv3dParams p) { \
+        begin_grid();                                                                                       \
         conv3d_halo<T, N, GRAD, PROLOGUE>(p);                                                             \
     }                                                                                                     \
     SIMT_EXPORT(name)

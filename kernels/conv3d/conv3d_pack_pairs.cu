@@ -8,6 +8,7 @@
 #include "params.cuh"
 
 extern "C" __global__ void __launch_bounds__(256) conv3d_pack_pairs_b16(const __grid_constant__ PackPairsParams p) {
+    begin_grid();
     const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= p.rows * p.pairs * 2) return;
     const int row = i / (p.pairs * 2), tap = i - row * p.pairs * 2 + p.first;

@@ -48,6 +48,7 @@ __device__ __forceinline__ void store_scalars(const PrologueOnlyParams& p) {
 
 #define CONV3D_PROLOGUE(name, T, store)                                                                     \
     extern "C" __global__ void __launch_bounds__(256) name(const __grid_constant__ PrologueOnlyParams p) {  \
+        begin_grid();                                                                                       \
         store<T>(p);                                                                                        \
     }                                                                                                       \
     SIMT_EXPORT(name)

@@ -372,6 +372,7 @@ __device__ __forceinline__ void grad_filter_sum(const GradFilterParams& p) {
 
 #define GRAD_FILTER_VARIANT(name, T, UNITS, OCTETS, POOLED)                                                         \
     extern "C" __global__ void __launch_bounds__(32 * MAX_WARPS) name(const __grid_constant__ GradFilterParams p) { \
+        begin_grid();                                                                                               \
         grad_filter<T, UNITS, OCTETS, POOLED>(p);                                                                   \
     }                                                                                                               \
     SIMT_EXPORT(name)
@@ -387,6 +388,7 @@ GRAD_FILTER_VARIANT(conv3d_grad_filter_pool_mma64x64_f16, __half, 4, 8, true)
 
 extern "C" __global__ void __launch_bounds__(32 * SUM_WARPS)
     conv3d_grad_filter_sum_f32(const __grid_constant__ GradFilterParams p) {
+    begin_grid();
     grad_filter_sum(p);
 }
 SIMT_EXPORT(conv3d_grad_filter_sum_f32)

@@ -55,6 +55,7 @@ __device__ __forceinline__ void dropout(const DropoutParams& p) {
 
 #define DROPOUT_VARIANT(name, T, VECTOR)                                                              \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ DropoutParams p) { \
+        begin_grid();                                                                                     \
         dropout<T, VECTOR>(p);                                                                        \
     }                                                                                                 \
     SIMT_EXPORT(name)

@@ -162,6 +162,7 @@ struct Linear {
 
 #define LINEAR_VARIANT(name, T, TILE_M, A_HAS_K, B_HAS_K)                                            \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ LinearParams p) { \
+        begin_grid();                                                                                    \
         Linear<T, TILE_M, A_HAS_K, B_HAS_K>::run(p);                                                 \
     }                                                                                                \
     SIMT_EXPORT(name)

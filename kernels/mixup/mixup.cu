@@ -36,6 +36,7 @@ __device__ __forceinline__ void mixup(const MixupParams& p) {
 
 #define MIXUP_VARIANT(name, T, VECTOR)                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ MixupParams p) { \
+        begin_grid();                                                                                   \
         mixup<T, VECTOR>(p);                                                                            \
     }                                                                                                   \
     SIMT_EXPORT(name)

@@ -103,6 +103,7 @@ __device__ __forceinline__ void cast(const CastParams& p) {
 
 #define POINTWISE_VARIANT(name, T, VECTOR, METHOD)                                                          \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ PointwiseParams p) { \
+        begin_grid();                                                                                       \
         pointwise<T, VECTOR, METHOD>(p);                                                                    \
     }                                                                                                       \
     SIMT_EXPORT(name)
@@ -112,6 +113,7 @@ __device__ __forceinline__ void cast(const CastParams& p) {
     POINTWISE_VARIANT(pointwise_fill_##suffix, T, VECTOR, FILL)
 #define CAST_VARIANT(name, From, To)                                                                   \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ CastParams p) { \
+        begin_grid();                                                                                  \
         cast<From, To>(p);                                                                             \
     }                                                                                                  \
     SIMT_EXPORT(name)

@@ -185,6 +185,7 @@ __device__ __forceinline__ void forward_global(const PoolParams& p) {
     FORWARD_VARIANT(pool3d_forward_##method##_scalar_f32, method, float, 1)
 #define FORWARD_VARIANT(name, method, T, VECTOR)                                                       \
     extern "C" __global__ void __launch_bounds__(THREADS, 3) name(const __grid_constant__ PoolParams p) { \
+        begin_grid();                                                                                     \
         forward_##method<T, VECTOR>(p);                                                                \
     }                                                                                                  \
     SIMT_EXPORT(name)

@@ -156,6 +156,7 @@ __device__ __forceinline__ void grad_norm(const PoolNormParams& p) {
 
 #define GRAD_VARIANT(name, Params, call)                                                           \
     extern "C" __global__ void __launch_bounds__(THREADS, 2) name(const __grid_constant__ Params p) { \
+        begin_grid();                                                                                 \
         call(p);                                                                                   \
     }                                                                                              \
     SIMT_EXPORT(name)

@@ -251,6 +251,7 @@ __device__ __forceinline__ void resample(const ResampleParams& p) {
 
 #define RESAMPLE_VARIANT(name, T, METHOD)                                                                     \
     extern "C" __global__ void __launch_bounds__(32 * WARPS, MIN_BLOCKS) name(const __grid_constant__ ResampleParams p) { \
+        begin_grid();                                                                                                     \
         resample<T, Method::METHOD>(p);                                                                       \
     }                                                                                                         \
     SIMT_EXPORT(name)

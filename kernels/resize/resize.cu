@@ -85,6 +85,7 @@ __device__ __forceinline__ void resize(const ResizeParams& p) {
 
 #define RESIZE_VARIANT(name, T, VECTOR, FORWARD)                                                     \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ ResizeParams p) { \
+        begin_grid();                                                                                    \
         resize<T, VECTOR, FORWARD>(p);                                                               \
     }                                                                                                \
     SIMT_EXPORT(name)

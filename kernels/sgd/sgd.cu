@@ -86,6 +86,7 @@ __device__ __forceinline__ void decide(const SgdCheckParams& p, SgdState& s, dou
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS) sgd_check_vector4_f32(const __grid_constant__ SgdCheckParams p) {
+    begin_grid();
     __shared__ float warps[THREADS / 32];
     __shared__ double warps_f64[THREADS / 32];
     __shared__ uint32_t flag;
@@ -169,6 +170,7 @@ __device__ __forceinline__ void sgd_update(const SgdUpdateParams& p) {
 
 #define SGD_UPDATE(name, Copy, HAS_COPY)                                                                \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ SgdUpdateParams p) { \
+        begin_grid();                                                                                       \
         sgd_update<Copy, HAS_COPY>(p);                                                                  \
     }                                                                                                   \
     SIMT_EXPORT(name)

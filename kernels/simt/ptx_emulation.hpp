@@ -165,5 +165,9 @@ inline void setmaxnreg_dec() {
 }
 inline void griddep_launch_dependents() { simt::grid_launch_dependents(); }
 inline void griddep_wait() { simt::grid_dependency_wait(); }
+inline void begin_grid() {
+    griddep_wait();
+    griddep_launch_dependents();
+}
 inline __half2 fma_oob(__half2 a, __half2 b, __half2 c) { return simt::fma_oob(a, b, c); }
 inline __nv_bfloat162 fma_oob(__nv_bfloat162 a, __nv_bfloat162 b, __nv_bfloat162 c) { return simt::fma_oob(a, b, c); }

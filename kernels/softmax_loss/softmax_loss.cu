@@ -190,6 +190,7 @@ __device__ __forceinline__ void sigmoid(const SoftmaxLossParams& p) {
 
 #define LOSS_VARIANT(name, loss, T)                                                                       \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ SoftmaxLossParams p) { \
+        begin_grid();                                                                                         \
         loss<T>(p);                                                                                       \
     }                                                                                                     \
     SIMT_EXPORT(name)

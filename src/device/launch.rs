@@ -6,6 +6,9 @@ use std::ffi::c_void;
 use std::fmt;
 use std::sync::{Mutex, OnceLock};
 
+use cudarc::driver::sys;
+
+use super::kernels::find;
 use super::{CudaDevice, Device, Slice, Stream, TensorMap};
 use crate::error::{Error, Result};
 
@@ -32,7 +35,9 @@ impl fmt::Display for LaunchConfig {
 /// maps, if any. They are copied before the call returns.
 ///
 /// With `VCYCLE_SYNC=1` in the environment every launch is waited for, so that an error names the op that caused it; with
-/// `VCYCLE_PRINT_LAUNCHES=1` each is printed before it starts; with `VCYCLE_PRINT_PLANS=1` each kind of launch once.
+/// `VCYCLE_PRINT_LAUNCHES=1` each is printed before it starts; with `VCYCLE_PRINT_PLANS=1` each kind of launch once. With
+/// `VCYCLE_DEPENDENT_LAUNCH=1` a kernel of this crate may begin on an H100 while the one before it in the stream still runs
+/// (programmatic dependent launch): it waits for that one before it touches memory.
 ///
 /// # Errors
 /// `Unsupported` on a device that runs no kernels, `Driver` when the kernel is unknown, refused or fails.
@@ -88,18 +93,40 @@ unsafe fn launch_on_gpu(
         // The driver only reads through it.
         *pointer = argument.as_ptr().cast_mut().cast();
     }
-    let ([gx, gy, gz], [bx, by, bz], shared) = (config.grid, config.block, config.shared_bytes);
-    // SAFETY: the caller's duties; `function` belongs to the context that is bound, the arguments outlive the call.
+    let ([gx, gy, gz], [bx, by, bz]) = (config.grid, config.block);
+    let mut may_overlap = sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+    };
+    let launch = sys::CUlaunchConfig {
+        gridDimX: gx,
+        gridDimY: gy,
+        gridDimZ: gz,
+        blockDimX: bx,
+        blockDimY: by,
+        blockDimZ: bz,
+        sharedMemBytes: config.shared_bytes,
+        hStream: queue.cu_stream(),
+        attrs: &raw mut may_overlap,
+        numAttrs: u32::from(launches_dependent() && waits_for_the_grid_before(device, kernel)),
+    };
+    // SAFETY: the caller's duties; `function` belongs to the context that is bound, the arguments and the attribute outlive the
+    // call.
     device.with_context(op, || unsafe {
-        cudarc::driver::result::launch_kernel(
-            function,
-            (gx, gy, gz),
-            (bx, by, bz),
-            shared,
-            queue.cu_stream(),
-            &mut pointers[..arguments.len()],
-        )
+        sys::cuLaunchKernelEx(&raw const launch, function, pointers.as_mut_ptr(), std::ptr::null_mut()).result()
     })
+}
+
+/// Whether a kernel may start while the one before it still runs. Without `VCYCLE_DEPENDENT_LAUNCH=1` none does.
+fn launches_dependent() -> bool {
+    static IS_ASKED: OnceLock<bool> = OnceLock::new();
+    *IS_ASKED.get_or_init(|| std::env::var_os("VCYCLE_DEPENDENT_LAUNCH").is_some_and(|v| v == "1"))
+}
+
+/// `begin_grid` of the kernels waits in code for sm_90a, not in code for older GPUs, nor in their PTX translated for a newer one.
+fn waits_for_the_grid_before(device: &CudaDevice, kernel: &str) -> bool {
+    device.gpu().compute_capability == (9, 0) && find(kernel).is_some_and(|k| k.archs.contains(&"sm_90a"))
 }
 
 fn prints_launches() -> bool {

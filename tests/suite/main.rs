@@ -21,6 +21,7 @@ mod emulator;
 mod fuzz;
 mod gpu_run;
 mod info;
+mod kernel_sources;
 mod layer_list;
 mod linear;
 mod loader;

@@ -66,6 +66,7 @@ __device__ __forceinline__ void maxblur(const MaxBlurParams& p) {
 
 #define MAXBLUR_VARIANT(name, T, VECTOR)                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) name(const __grid_constant__ MaxBlurParams p) { \
+        begin_grid();                                                                                     \
         maxblur<T, VECTOR>(p);                                                                            \
     }                                                                                                     \
     SIMT_EXPORT(name)
