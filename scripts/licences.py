@@ -7,7 +7,7 @@ import sys
 
 ALLOWED = {
     "MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "CC0-1.0",
-    "ISC", "MIT-0", "Unicode-3.0", "Unlicense", "Zlib", "0BSD",
+    "IJG", "ISC", "MIT-0", "Unicode-3.0", "Unlicense", "Zlib", "0BSD",
 }
 
 

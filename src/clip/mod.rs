@@ -11,6 +11,7 @@
 //! | any set of labelled videos | [`ClipSource`] |
 //! | list files as PySlowFast reads them | [`VideoList`], over [`decode::Video`] and JPEG files |
 //! | synthetic videos | [`MovingShapes`] |
+//! | a data set decoded once, by `vcycle pack` | [`pack::PackedClips`] |
 //! | decoded clips kept in memory | [`Cached`] |
 //! | which frames, which crop | [`Sampling`], over the pure functions of [`sampling`] |
 //! | batches, in order, prepared ahead | [`Loader`] -> [`Batches`] -> [`HostBatch`] |
@@ -22,6 +23,7 @@ mod grid;
 mod list;
 mod loader;
 mod moving_shapes;
+pub mod pack;
 mod random;
 pub mod sampling;
 pub mod verify;

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::list::Checked;
+use super::pack::PackedClips;
 use super::{ClipSource, Fault, FaultKind, Split, VideoList};
 
 /// Classes that the table shows one by one; of more it tells those without clips.
@@ -72,12 +73,56 @@ pub struct Report {
     pub splits: Vec<SplitReport>,
 }
 
+/// A list of clips that can be looked at one by one.
+trait Checkable: ClipSource {
+    fn id(&self, idx: usize) -> &str;
+    fn faults(&self) -> &[Fault];
+    fn check(&self, idx: usize, all: bool) -> Checked;
+}
+
+impl Checkable for VideoList {
+    fn id(&self, idx: usize) -> &str {
+        self.id(idx)
+    }
+
+    fn faults(&self) -> &[Fault] {
+        self.faults()
+    }
+
+    fn check(&self, idx: usize, all: bool) -> Checked {
+        self.check(idx, all)
+    }
+}
+
+impl Checkable for PackedClips {
+    fn id(&self, idx: usize) -> &str {
+        self.id(idx)
+    }
+
+    fn faults(&self) -> &[Fault] {
+        &[]
+    }
+
+    fn check(&self, idx: usize, all: bool) -> Checked {
+        self.check(idx, all)
+    }
+}
+
 /// Reads all of `lists`, and the first and the last frame of every video, or with `all` every frame. `progress` is told
 /// (videos done, videos in all) from several threads.
 pub fn verify(lists: &[(Split, VideoList)], all: bool, progress: &(dyn Fn(usize, usize) + Sync)) -> Report {
+    report(lists, all, progress)
+}
+
+/// The same for a packed data set: all checksums are compared.
+pub fn verify_pack(lists: &[(Split, PackedClips)], all: bool, progress: &(dyn Fn(usize, usize) + Sync)) -> Report {
+    report(lists, all, progress)
+}
+
+fn report<L: Checkable>(lists: &[(Split, L)], all: bool, progress: &(dyn Fn(usize, usize) + Sync)) -> Report {
     let total = lists.iter().map(|(_, list)| list.len()).sum();
     let done = AtomicUsize::new(0);
-    let check = |list: &VideoList, idx| {
+    let check = |list: &L, idx| {
         let checked = list.check(idx, all);
         progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
         checked
@@ -100,7 +145,7 @@ pub fn verify(lists: &[(Split, VideoList)], all: bool, progress: &(dyn Fn(usize,
     Report { splits }
 }
 
-fn split_report(split: Split, list: &VideoList, checked: Vec<Checked>) -> SplitReport {
+fn split_report(split: Split, list: &impl Checkable, checked: Vec<Checked>) -> SplitReport {
     let mut class_counts = vec![0; list.num_classes()];
     for idx in 0..list.len() {
         for class in list.label_set(idx, None) {

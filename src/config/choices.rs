@@ -125,6 +125,18 @@ choice! {
 }
 
 choice! {
+    /// DATA.DECODING_BACKEND.
+    DecodingBackend {
+        /// PySlowFast's word for video files and pictures as they are; decoded by the program itself or by `ffmpeg`.
+        Torchvision = "torchvision",
+        /// The same.
+        Pyav = "pyav",
+        /// Frames that `vcycle pack` has stored.
+        Packed = "packed",
+    }
+}
+
+choice! {
     /// VCYCLE.PRECISE_BN_SHAPE: which batches BN.USE_PRECISE_STATS looks at.
     PreciseBnShape {
         /// TRAIN.BATCH_SIZE, DATA.NUM_FRAMES and DATA.TRAIN_CROP_SIZE: the shape that is evaluated.

@@ -2,8 +2,8 @@
 //! Names and defaults are those of PySlowFast (slowfast/config/defaults.py); `VCYCLE` is our own.
 
 use super::choices::{
-    Arch, CheckpointType, Dataset, EnsembleMethod, HeadAct, LossFunc, LrPolicy, ModelName, NormType, OptimizingMethod,
-    PreciseBnShape, Resample, TransFunc,
+    Arch, CheckpointType, Dataset, DecodingBackend, EnsembleMethod, HeadAct, LossFunc, LrPolicy, ModelName, NormType,
+    OptimizingMethod, PreciseBnShape, Resample, TransFunc,
 };
 use super::entry::section;
 
@@ -160,12 +160,14 @@ section! {
 section! {
     /// Section DATA.
     Data {
-        /// Folder of the lists, such as train.csv and val.csv.
+        /// Folder of the lists, such as train.csv and val.csv; with DECODING_BACKEND `packed`, the folder that `vcycle pack` made.
         path_to_data_dir: String = String::new();
         /// Between path and label in a list file.
         path_label_separator: String = " ".into();
         /// Put before relative paths of a list file; empty: PATH_TO_DATA_DIR.
         path_prefix: String = String::new();
+        /// `packed` reads frames that `vcycle pack` has stored; the others read video files and pictures as they are.
+        decoding_backend: DecodingBackend = DecodingBackend::Torchvision;
         /// Frames of the (fast) input at the default shape, T.
         num_frames: usize = 8;
         /// Distance of two frames in the source, in frames at TARGET_FPS.

@@ -67,7 +67,7 @@ use stats::Stats;
 use step::Road;
 
 /// Keys that may differ between a run and its continuation: they change no number.
-const MAY_DIFFER: [&str; 24] = [
+const MAY_DIFFER: [&str; 25] = [
     "OUTPUT_DIR",
     "TRAIN.AUTO_RESUME",
     // What a run began with; its own checkpoint counts.
@@ -89,6 +89,8 @@ const MAY_DIFFER: [&str; 24] = [
     "TRAIN.CHECKPOINT_PERIOD",
     "DATA.PATH_TO_DATA_DIR",
     "DATA.PATH_PREFIX",
+    // The fingerprint tells where bytes differ.
+    "DATA.DECODING_BACKEND",
     "DATA_LOADER.NUM_WORKERS",
     "VCYCLE.CACHE_GIB",
     "VCYCLE.KEEP_CHECKPOINTS",

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::clip::decode::find_ffmpeg;
+use crate::clip::pack::{Codec, DEFAULT_QUALITY, Encoding, PackedClips};
 use crate::clip::{
     Cached, ClipSource, FrameRule, ListConfig, ListFormat, MovingShapes, MovingShapesConfig, ResampleMode, Sampling,
     Split, TestCrops, VideoList,
 };
-use crate::config::{Config, Dataset, Resample as ResampleKey};
+use crate::config::{Config, Dataset, DecodingBackend, Resample as ResampleKey};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::ops::resample::Resample;
@@ -94,6 +95,9 @@ pub fn describe_sources(cfg: &Config) -> String {
         let ffmpeg = find_ffmpeg().map_or("no ffmpeg on PATH".into(), |p| p.display().to_string());
         format!("decoder: built-in h264, for all else {ffmpeg}")
     };
+    if let Some(Ok(packed)) = packed_source(cfg, dataset, Split::Train) {
+        return format!("clips: {dataset}, packed in {folder} as {}", packed.encoding());
+    }
     match dataset {
         Dataset::MovingShapes => "clips: moving_shapes, made on the fly; nothing to decode".into(),
         Dataset::Kinetics => format!("clips: kinetics, {folder}; {}", decoder()),
@@ -125,11 +129,27 @@ fn source(cfg: &Config, dataset: Dataset, split: Split) -> Result<Arc<dyn ClipSo
     let Some(config) = list_config(cfg, dataset) else {
         return Ok(Arc::new(MovingShapes::new(&moving_shapes(cfg, split)?, split)?));
     };
-    let list = Arc::new(VideoList::open(&config, split)?);
+    let list: Arc<dyn ClipSource> = match packed_source(cfg, dataset, split) {
+        Some(packed) => Arc::new(packed?),
+        None => Arc::new(VideoList::open(&config, split)?),
+    };
     if split == Split::Test {
         return Ok(list);
     }
     Ok(Arc::new(Cached::new(list, (cfg.vcycle.cache_gib * (1u64 << 30) as f64) as usize)))
+}
+
+/// The clips of `split` of `dataset` in the pack that DATA.PATH_TO_DATA_DIR names; `None` where DATA.DECODING_BACKEND asks for no
+/// pack, or clips are synthetic.
+pub fn packed_source(cfg: &Config, dataset: Dataset, split: Split) -> Option<Result<PackedClips>> {
+    let lists = list_config(cfg, dataset).filter(|_| cfg.data.decoding_backend == DecodingBackend::Packed)?;
+    Some(PackedClips::open(&lists.data_dir, lists.format, split, lists.num_classes))
+}
+
+/// How frames are packed where nothing else is said: as large as the largest that training, validation or test looks at.
+pub fn default_encoding(cfg: &Config) -> Encoding {
+    let side = cfg.data.train_jitter_scales[1].max(cfg.data.test_crop_size) as u32;
+    Encoding { codec: Codec::Jpeg { quality: DEFAULT_QUALITY }, short_side_px: Some(side) }
 }
 
 /// Where the lists of `dataset` lie and how they are written; `None` for synthetic clips.

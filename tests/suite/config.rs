@@ -200,7 +200,6 @@ fn keys_that_ask_for_what_is_not_built_are_refused_by_name() {
     for (key, value) in [
         ("DATA_LOADER.PIN_MEMORY", "False"),
         ("TEST.NUM_ENSEMBLE_VIEWS", "3"),
-        ("DATA.DECODING_BACKEND", "pyav"),
         ("LOG_MODEL_INFO", "False"),
         ("X3D.WIDTH_FACTOR", "2"),
         ("MVIT.POOL_KVQ_KERNEL", "[3, 3, 3]"),

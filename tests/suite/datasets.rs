@@ -204,7 +204,7 @@ pub const CHARADES: [&str; 10] = [
     "sigmoid",
 ];
 
-fn trainer(config: &Config, folder: &Path, start: Start) -> Result<Trainer> {
+pub fn trainer(config: &Config, folder: &Path, start: Start) -> Result<Trainer> {
     let (train, val) = setup::sources(config)?;
     Trainer::new(config, &Device::Cpu, train, val, folder, start)
 }
@@ -224,12 +224,12 @@ impl Progress for StopAfter<'_> {
     fn epoch(&mut self, _: &Epoch, _: u64) {}
 }
 
-fn run(mut trainer: Trainer, stop_after: u64) -> Outcome {
+pub fn run(mut trainer: Trainer, stop_after: u64) -> Outcome {
     let stop = AtomicBool::new(false);
     trainer.run(&mut StopAfter(stop_after, &stop), &stop).expect("run")
 }
 
-fn losses(folder: &Path) -> Vec<String> {
+pub fn losses(folder: &Path) -> Vec<String> {
     let essence = |line| match line {
         Line::Iteration(s) => Some(format!("{} {:?}", s.iteration, s.loss)),
         Line::Epoch(e) => {

@@ -4,6 +4,7 @@
 
 mod checkpoints;
 mod configs;
+mod packs;
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -30,6 +30,7 @@ mod mixup;
 mod model;
 mod moving_shapes;
 mod multigrid;
+mod pack;
 mod pointwise;
 mod pool3d;
 mod report;

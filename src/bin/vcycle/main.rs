@@ -6,6 +6,7 @@ mod convert;
 mod devices;
 mod info;
 mod out;
+mod pack;
 mod predict;
 mod progress;
 mod resample;
@@ -41,6 +42,8 @@ enum Command {
     Schedule(schedule::Arguments),
     /// Reads the data set of a configuration and tells what is wrong with it.
     Verify(verify::Arguments),
+    /// Decodes the data set of a configuration once and stores its frames, for fast random access.
+    Pack(pack::Arguments),
     /// Prints parameters, multiply-adds and memory of a network at every grid; needs no data and no device.
     Info(info::Arguments),
     /// Decodes a clip, resamples it to a grid and writes a contact sheet.
@@ -64,7 +67,7 @@ fn main() -> ExitCode {
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             return fail(
-                "expected a command: train, test, predict, schedule, info, verify, resample, convert or devices; see --help",
+                "expected a command: train, test, predict, schedule, info, verify, pack, resample, convert or devices; see --help",
             );
         }
         Err(error) => return fail(&first_paragraph(&error.to_string())),
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Predict(arguments) => predict::run(arguments),
         Command::Schedule(arguments) => schedule::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Verify(arguments) => verify::run(arguments),
+        Command::Pack(arguments) => pack::run(arguments),
         Command::Info(arguments) => info::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Resample(arguments) => resample::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Convert(arguments) => convert::run(arguments).map(|()| ExitCode::SUCCESS),

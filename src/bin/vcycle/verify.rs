@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use vcycle::clip::verify::verify;
+use vcycle::clip::verify::{verify, verify_pack};
 use vcycle::clip::{ListFormat, Split, VideoList};
-use vcycle::config::Config;
+use vcycle::config::{Config, DecodingBackend};
 use vcycle::train::setup;
 use vcycle::{Error, Result};
 
@@ -43,18 +43,27 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     if list.format == ListFormat::Kinetics && list.data_dir.join("test.csv").exists() {
         splits.push(Split::Test);
     }
-    let read = |split| Ok((split, VideoList::read(&list, split)?));
-    let lists = splits.into_iter().map(read).collect::<Result<Vec<_>>>()?;
-    super::out::stderr(setup::describe_sources(&config));
     let last = Mutex::new(Instant::now());
-    let report = verify(&lists, arguments.all_frames, &|done, total| {
+    let progress = |done, total| {
         if let Ok(mut last) = last.try_lock()
             && last.elapsed() >= PROGRESS_INTERVAL
         {
             *last = Instant::now();
             super::out::stderr(format_args!("{done} of {total} videos"));
         }
-    });
+    };
+    super::out::stderr(setup::describe_sources(&config));
+    let report = if config.data.decoding_backend == DecodingBackend::Packed {
+        let packed = |split| setup::packed_source(&config, dataset, split).map(|list| Ok((split, list?)));
+        verify_pack(
+            &splits.into_iter().filter_map(packed).collect::<Result<Vec<_>>>()?,
+            arguments.all_frames,
+            &progress,
+        )
+    } else {
+        let read = |split| Ok((split, VideoList::read(&list, split)?));
+        verify(&splits.into_iter().map(read).collect::<Result<Vec<_>>>()?, arguments.all_frames, &progress)
+    };
     let text = match arguments.json {
         true => serde_json::to_string_pretty(&report).map_err(|e| Error::io("stdout", &e.into()))? + "\n",
         false => report.to_string(),

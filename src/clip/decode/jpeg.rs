@@ -33,7 +33,7 @@ pub(crate) fn read(path: &Path) -> Result<Picture> {
 }
 
 /// Decodes a picture.
-fn decode(bytes: &[u8]) -> Result<Picture, String> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Picture, String> {
     // Strict: a frame that was cut off is a fault, not a picture with a grey lower half.
     let options = DecoderOptions::default()
         .set_strict_mode(true)

@@ -24,7 +24,7 @@ use ffmpeg::{FfmpegStream, Picture};
 use h264::H264Track;
 
 /// Largest picture that is accepted.
-const MAX_PIXELS: usize = 64 << 20;
+pub(super) const MAX_PIXELS: usize = 64 << 20;
 
 /// Who decodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,19 +164,9 @@ impl Video {
         let mut wanted = indices.to_vec();
         wanted.dedup();
         let mut decoded = vec![0; wanted.len() * frame_bytes];
-        let (rotation, mut unturned) = (self.rotation, vec![0; if self.rotation == 0 { 0 } else { frame_bytes }]);
-        let colour = self.colour();
-        let decode_size = if matches!(rotation, 90 | 270) { (width_px, height_px) } else { (height_px, width_px) };
+        let mut to_rgb = ToRgb::new(self);
         let came = self.decode(&wanted, &mut |position, picture| {
-            let out = &mut decoded[position * frame_bytes..][..frame_bytes];
-            let target = if rotation == 0 { &mut *out } else { &mut unturned };
-            match picture {
-                Picture::Yuv(frame) => yuv::to_rgb(&frame, &colour, target),
-                Picture::Rgb(bytes) => target.copy_from_slice(bytes),
-            }
-            if rotation != 0 {
-                yuv::rotate(&unturned, decode_size, rotation, out);
-            }
+            to_rgb.convert(picture, &mut decoded[position * frame_bytes..][..frame_bytes]);
         })?;
         if came < wanted.len() {
             let last = decoded[(came - 1) * frame_bytes..came * frame_bytes].to_vec();
@@ -187,6 +177,19 @@ impl Video {
             indices: indices.into(),
             height_px,
             width_px,
+        })
+    }
+
+    /// Decodes all frames to RGB, turned as the file asks, one after the other in little memory: `sink` gets the index and
+    /// `[row][column][3]` of each, maybe not in order; some again, with other bytes, where `ffmpeg` had to take over. Returns
+    /// how many came, at least one: where the file ends before its header says, those at the end are missing.
+    pub fn each_frame(&mut self, sink: &mut dyn FnMut(usize, &[u8])) -> Result<usize> {
+        let all: Vec<u32> = (0..self.info.num_frames as u32).collect();
+        let mut frame = vec![0; self.info.height_px * self.info.width_px * 3];
+        let mut to_rgb = ToRgb::new(self);
+        self.decode(&all, &mut |position, picture| {
+            to_rgb.convert(picture, &mut frame);
+            sink(position, &frame);
         })
     }
 
@@ -239,6 +242,37 @@ impl Video {
             tracing::info!("{}: ends before frame {last}; its last frame stands for the rest", self.path.display());
         }
         Ok(came)
+    }
+}
+
+/// Brings decoded pictures of one video to RGB, turned as the file asks.
+struct ToRgb {
+    colour: Colour,
+    /// Degrees clockwise.
+    rotation: u32,
+    /// (rows, columns) before the turn.
+    decode_size: (usize, usize),
+    /// A picture before the turn, where there is one.
+    unturned: Vec<u8>,
+}
+
+impl ToRgb {
+    fn new(video: &Video) -> ToRgb {
+        let (height_px, width_px, rotation) = (video.info.height_px, video.info.width_px, video.rotation);
+        let decode_size = if matches!(rotation, 90 | 270) { (width_px, height_px) } else { (height_px, width_px) };
+        let unturned = vec![0; if rotation == 0 { 0 } else { height_px * width_px * 3 }];
+        ToRgb { colour: video.colour(), rotation, decode_size, unturned }
+    }
+
+    fn convert(&mut self, picture: Picture<'_>, out: &mut [u8]) {
+        let target = if self.rotation == 0 { &mut *out } else { &mut self.unturned };
+        match picture {
+            Picture::Yuv(frame) => yuv::to_rgb(&frame, &self.colour, target),
+            Picture::Rgb(bytes) => target.copy_from_slice(bytes),
+        }
+        if self.rotation != 0 {
+            yuv::rotate(&self.unturned, self.decode_size, self.rotation, out);
+        }
     }
 }
 

@@ -89,13 +89,25 @@ impl VideoList {
             fingerprint.add_number(classes.len() as u64);
             classes.iter().for_each(|&class| fingerprint.add_number(u64::from(class)));
         }
+        self.add_files(idx, &mut fingerprint);
+        fingerprint.value()
+    }
+
+    /// The same without the labels.
+    pub(crate) fn fingerprint_of_files(&self, idx: usize) -> u64 {
+        let mut fingerprint = Fingerprint::new();
+        fingerprint.add_text(&self.entries[idx].name);
+        self.add_files(idx, &mut fingerprint);
+        fingerprint.value()
+    }
+
+    fn add_files(&self, idx: usize, fingerprint: &mut Fingerprint) {
         let len = self.files(idx).len();
         fingerprint.add_number(len as u64);
         for k in [0, len / 2, len.saturating_sub(1)].into_iter().take(len.min(3)) {
             let size = std::fs::metadata(self.file(idx, k)).map_or(u64::MAX, |metadata| metadata.len());
             fingerprint.add_number(size);
         }
-        fingerprint.value()
     }
 }
 

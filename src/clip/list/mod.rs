@@ -35,7 +35,8 @@ use paths::FramePaths;
 const NUM_CHECKED: usize = 16;
 
 /// Which lists, and how they are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ListFormat {
     /// A video and its label a line.
     Kinetics,
@@ -93,7 +94,7 @@ enum Media {
 }
 
 /// Classes along a video: each entry counts from its frame to the next one's.
-type ClassRuns = Vec<(u32, Box<[u32]>)>;
+pub(super) type ClassRuns = Vec<(u32, Box<[u32]>)>;
 
 /// A video of a list.
 #[derive(Clone, Debug)]
@@ -171,6 +172,11 @@ impl VideoList {
         &self.faults
     }
 
+    /// The classes along video `idx`.
+    pub(super) fn class_runs(&self, idx: usize) -> &ClassRuns {
+        &self.entries[idx].classes
+    }
+
     /// What tells video `idx` from others: its path in the list, or its id.
     pub fn id(&self, idx: usize) -> &str {
         &self.entries[idx].name
@@ -228,6 +234,25 @@ impl VideoList {
         Ok(video)
     }
 
+    /// Decodes all frames of video `idx` in little memory: `sink` gets what the video is, the index and `[row][column][3]` of
+    /// each frame, as [`Video::each_frame`]. Returns how many came.
+    pub(super) fn each_frame(&self, idx: usize, sink: &mut dyn FnMut(&VideoInfo, usize, &[u8])) -> Result<usize> {
+        let Media::Pictures(paths) = &self.entries[idx].media else {
+            let mut video = self.video(idx)?;
+            let info = video.info().clone();
+            return video.each_frame(&mut |k, rgb| sink(&info, k, rgb));
+        };
+        for k in 0..paths.len() {
+            let mut known = None;
+            let one = self.pictures(idx, paths.len(), &mut |info| {
+                known = Some(info.clone());
+                vec![k as u32]
+            })?;
+            known.iter().for_each(|info| sink(info, k, &one.bytes));
+        }
+        Ok(paths.len())
+    }
+
     fn video_frames(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Vec<u32>) -> Result<Frames> {
         let mut video = self.video(idx)?;
         let (indices, was_built_in) = (choose(video.info()), video.is_built_in());
@@ -250,7 +275,7 @@ impl ClipSource for VideoList {
     }
 
     fn label(&self, idx: usize) -> u32 {
-        self.entries[idx].classes.iter().flat_map(|(_, classes)| classes.first()).copied().next().unwrap_or(0)
+        first_class(&self.entries[idx].classes)
     }
 
     fn is_multi_label(&self) -> bool {
@@ -258,14 +283,7 @@ impl ClipSource for VideoList {
     }
 
     fn label_set(&self, idx: usize, frames: Option<(u32, u32)>) -> Vec<u32> {
-        let runs = &self.entries[idx].classes;
-        let (first, last) = frames.unwrap_or((0, u32::MAX));
-        let begin = runs.partition_point(|(start, _)| *start <= first).saturating_sub(1);
-        let seen = runs[begin..].iter().take_while(|(start, _)| *start <= last);
-        let mut classes: Vec<u32> = seen.flat_map(|(_, classes)| classes.iter().copied()).collect();
-        classes.sort_unstable();
-        classes.dedup();
-        classes
+        classes_of(&self.entries[idx].classes, frames)
     }
 
     fn fingerprint(&self) -> Option<String> {
@@ -292,6 +310,22 @@ impl ClipSource for VideoList {
             Media::Pictures(paths) => self.pictures(idx, paths.len(), choose),
         }
     }
+}
+
+/// The class of a video that has one.
+pub(super) fn first_class(runs: &ClassRuns) -> u32 {
+    runs.iter().flat_map(|(_, classes)| classes.first()).copied().next().unwrap_or(0)
+}
+
+/// The classes seen from the first to the last of `frames`, or anywhere; ascending.
+pub(super) fn classes_of(runs: &ClassRuns, frames: Option<(u32, u32)>) -> Vec<u32> {
+    let (first, last) = frames.unwrap_or((0, u32::MAX));
+    let begin = runs.partition_point(|(start, _)| *start <= first).saturating_sub(1);
+    let seen = runs[begin..].iter().take_while(|(start, _)| *start <= last);
+    let mut classes: Vec<u32> = seen.flat_map(|(_, classes)| classes.iter().copied()).collect();
+    classes.sort_unstable();
+    classes.dedup();
+    classes
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
