@@ -8,6 +8,7 @@ mod golden_weights;
 mod network;
 mod non_local;
 mod plan;
+mod poison;
 mod reference;
 mod variants;
 

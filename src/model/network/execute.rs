@@ -27,7 +27,9 @@ impl Network {
             Pass::Forward => self.steps[step].plan.forward.len(),
             Pass::Backward => self.steps[step].plan.backward.len(),
         };
+        let first = if pass == Pass::Forward { 0 } else { self.steps[step].plan.forward.len() };
         for i in 0..num_ops {
+            self.poison(step, first + i)?;
             let start = self.profile.is_some().then(Instant::now);
             let prepared = &self.steps[step];
             let op = match pass {
@@ -40,7 +42,7 @@ impl Network {
                 profile.add(op, &prepared.plan, start.elapsed());
             }
         }
-        Ok(())
+        self.poison(step, first + num_ops)
     }
 
     fn launch(&self, step: &PreparedStep, op: &StepOp, step_idx: u64) -> Result<()> {

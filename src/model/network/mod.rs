@@ -27,6 +27,7 @@
 mod execute;
 mod fused;
 mod kernel_arrays;
+mod poison;
 mod precise;
 mod prepare;
 mod profile;
@@ -75,6 +76,8 @@ pub struct Network {
     /// Whether the targets of the step are shared among classes, for cross-entropy.
     is_soft: bool,
     profile: Option<Profile>,
+    /// Whether memory that nothing may read is filled with NaN before each op.
+    is_poisoned: bool,
 }
 
 /// The flat arrays and their parts by parameter.
@@ -130,6 +133,7 @@ impl Network {
             has_momentum: false,
             is_soft: false,
             profile: None,
+            is_poisoned: false,
         };
         network.values_changed()?;
         Ok(network)

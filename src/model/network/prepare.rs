@@ -44,7 +44,13 @@ impl Network {
                 plans.push(plan);
             }
         }
-        if !train.is_empty() && self.arrays.grads.is_empty() {
+        self.prepare_plans(plans)
+    }
+
+    /// [`Network::prepare`] with plans of this network's model on its device; for tests of plans.
+    #[doc(hidden)]
+    pub fn prepare_plans(&mut self, plans: Vec<Plan>) -> Result<()> {
+        if plans.iter().any(|p| p.mode == Mode::Train) && self.arrays.grads.is_empty() {
             self.allocate_training_arrays()?;
         }
         let device = self.device().clone();
