@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, DriverError, result, sys};
@@ -43,12 +44,15 @@ struct Inner {
     modules: Vec<Option<Arc<CudaModule>>>,
     /// Kernels that were launched, with the dynamic shared memory that they may use so far.
     functions: Mutex<HashMap<String, (CudaFunction, u32)>>,
-    context: Arc<CudaContext>,
+    /// None for a GPU that is only described.
+    context: Option<Arc<CudaContext>>,
+    /// Where the next memory of such a GPU would be.
+    next_address: AtomicU64,
 }
 
 impl PartialEq for CudaDevice {
     fn eq(&self, other: &Self) -> bool {
-        self.inner.context == other.inner.context
+        Arc::ptr_eq(&self.inner, &other.inner) || self.is_there() && self.inner.context == other.inner.context
     }
 }
 
@@ -186,9 +190,24 @@ impl CudaDevice {
             if modules.iter().all(Option::is_none) {
                 return Err(failed(NO_BINARY));
             }
-            let functions = Mutex::new(HashMap::new());
-            Ok(CudaDevice { inner: Arc::new(Inner { gpu: gpu.clone(), modules, functions, context }) })
+            Ok(CudaDevice::new(gpu.clone(), modules, Some(context)))
         })
+    }
+
+    /// A GPU that is not there, to plan for: what runs on it chooses its kernels and counts its memory as on the real one, but no
+    /// memory is taken, nothing is computed and what is read back is zero. See [`launch::recorded`](super::launch::recorded).
+    pub fn described(gpu: Gpu) -> CudaDevice {
+        CudaDevice::new(gpu, vec![], None)
+    }
+
+    fn new(gpu: Gpu, modules: Vec<Option<Arc<CudaModule>>>, context: Option<Arc<CudaContext>>) -> CudaDevice {
+        let (functions, next_address) = (Mutex::new(HashMap::new()), AtomicU64::new(1 << 40));
+        CudaDevice { inner: Arc::new(Inner { gpu, modules, functions, context, next_address }) }
+    }
+
+    /// Whether it is more than a description.
+    pub fn is_there(&self) -> bool {
+        self.inner.context.is_some()
     }
 
     /// What the driver tells about it.
@@ -196,12 +215,12 @@ impl CudaDevice {
         &self.inner.gpu
     }
 
-    pub(super) fn context(&self) -> &Arc<CudaContext> {
-        &self.inner.context
+    pub(super) fn context(&self) -> Option<&Arc<CudaContext>> {
+        self.inner.context.as_ref()
     }
 
     pub(super) fn synchronize(&self) -> Result<()> {
-        self.inner.context.synchronize().map_err(|e| driver_error("synchronize", e))
+        self.context().map_or(Ok(()), |c| c.synchronize()).map_err(|e| driver_error("synchronize", e))
     }
 
     /// Runs `call` with the context bound to this thread.
@@ -210,11 +229,17 @@ impl CudaDevice {
         op: &str,
         call: impl FnOnce() -> std::result::Result<T, DriverError>,
     ) -> Result<T> {
-        self.inner.context.bind_to_thread().and_then(|()| call()).map_err(|e| driver_error(op, e))
+        let not_there = || Error::NoDevice(format!("{op}: {} is described, it is not there", self.inner.gpu.name));
+        let context = self.context().ok_or_else(not_there)?;
+        context.bind_to_thread().and_then(|()| call()).map_err(|e| driver_error(op, e))
     }
 
     /// `len_bytes` of zeroed memory.
     pub(super) fn allocate(&self, len_bytes: usize) -> Result<u64> {
+        if !self.is_there() {
+            let len = len_bytes.max(1).next_multiple_of(super::buffer::ALIGNMENT_BYTES) as u64;
+            return Ok(self.inner.next_address.fetch_add(len, Ordering::Relaxed));
+        }
         self.with_context(&format!("allocate {len_bytes} bytes"), || {
             // SAFETY: the memory is zeroed before anyone sees it, and freed by `free` alone.
             unsafe {

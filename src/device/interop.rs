@@ -17,7 +17,7 @@ impl Stream {
     /// `handle` is a stream of the primary context of `device`, and lives as long as the result and its clones.
     pub unsafe fn from_raw(device: &CudaDevice, handle: *mut std::ffi::c_void) -> Stream {
         // SAFETY: the caller's duty.
-        let stream = unsafe { device.context().wrap_borrowed_stream(handle as sys::CUstream) };
+        let stream = device.context().map(|context| unsafe { context.wrap_borrowed_stream(handle as sys::CUstream) });
         Stream::wrap(Device::Cuda(device.clone()), stream)
     }
 
@@ -43,8 +43,9 @@ impl Buffer {
 }
 
 impl CudaDevice {
-    /// The primary context (`CUcontext`) that everything of this device runs in. It must not be released or destroyed.
+    /// The primary context (`CUcontext`) that everything of this device runs in; null for a device that is only described. It must
+    /// not be released or destroyed.
     pub fn raw_context(&self) -> *mut std::ffi::c_void {
-        self.context().cu_ctx().cast()
+        self.context().map_or(std::ptr::null_mut(), |context| context.cu_ctx().cast())
     }
 }

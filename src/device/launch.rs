@@ -1,6 +1,7 @@
 //! The one way a kernel is started, on the driver and on the emulator alike: by its name, with grid, block and dynamic
 //! shared memory, and with the arguments as bytes: as a rule one plain struct by value.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ffi::c_void;
 use std::fmt;
@@ -30,6 +31,29 @@ impl fmt::Display for LaunchConfig {
     }
 }
 
+/// A kernel that was launched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launched {
+    /// The op that launched it.
+    pub op: String,
+    /// Its name.
+    pub kernel: String,
+    /// With how many threads.
+    pub config: LaunchConfig,
+}
+
+thread_local! {
+    static RECORD: RefCell<Option<Vec<Launched>>> = const { RefCell::new(None) };
+}
+
+/// Runs `work`, and tells which kernels this thread launched meanwhile, in order.
+pub fn recorded<O>(work: impl FnOnce() -> O) -> (O, Vec<Launched>) {
+    let before = RECORD.replace(Some(vec![]));
+    let outcome = work();
+    let launched = RECORD.replace(before).unwrap_or_default();
+    (outcome, launched)
+}
+
 /// Launches `kernel` on `stream`; `op` names it in errors. `arguments` hold the bytes of its parameters in order, each of
 /// the very size of the kernel's own type: as a rule one plain struct by value (`bytemuck::bytes_of`), after it tensor
 /// maps, if any. They are copied before the call returns.
@@ -51,6 +75,11 @@ pub unsafe fn launch(stream: &Stream, op: &str, kernel: &str, config: LaunchConf
         eprintln!("launch {op}: {kernel}, {config}");
     }
     print_plan(|| format!("{op}: {kernel}, {config}"));
+    RECORD.with_borrow_mut(|record| {
+        if let Some(record) = record {
+            record.push(Launched { op: op.into(), kernel: kernel.into(), config });
+        }
+    });
     match stream.device() {
         Device::Cpu => {
             return Err(Error::unsupported(
@@ -83,7 +112,8 @@ unsafe fn launch_on_gpu(
     arguments: &[&[u8]],
 ) -> Result<()> {
     const MAX_ARGUMENTS: usize = 8;
-    let Some(queue) = &stream.cuda else { unreachable!("a stream of a GPU has a queue") };
+    // A GPU that is only described has no queue.
+    let Some(queue) = &stream.cuda else { return Ok(()) };
     let function = device.function(kernel, config.shared_bytes)?;
     if arguments.len() > MAX_ARGUMENTS {
         return Err(Error::unsupported(op, format!("kernel {kernel}: more than {MAX_ARGUMENTS} arguments")));

@@ -28,7 +28,7 @@ impl Pinned {
     /// `len` bytes for copies from and to `device`.
     pub fn zeroed(device: &Device, len: usize) -> Result<Pinned> {
         let memory = match device {
-            Device::Cuda(device) => {
+            Device::Cuda(device) if device.is_there() => {
                 let start = device.with_context(&format!("allocate {len} bytes of pinned memory"), || {
                     // Portable: usable from every context. Not write-combined: that would be slow to read back.
                     // SAFETY: the memory is zeroed before anyone sees it, and freed by the drop alone.

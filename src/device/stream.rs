@@ -18,14 +18,15 @@ pub struct Stream {
 impl Stream {
     pub(super) fn new(device: &Device) -> Result<Stream> {
         let cuda = match device {
-            Device::Cuda(cuda) => Some(cuda.context().new_stream().map_err(|e| driver_error("new stream", e))?),
-            _ => None,
+            Device::Cuda(cuda) => cuda.context().map(|c| c.new_stream()).transpose(),
+            _ => Ok(None),
         };
+        let cuda = cuda.map_err(|e| driver_error("new stream", e))?;
         Ok(Stream { device: device.clone(), cuda })
     }
 
-    pub(super) fn wrap(device: Device, cuda: Arc<CudaStream>) -> Stream {
-        Stream { device, cuda: Some(cuda) }
+    pub(super) fn wrap(device: Device, cuda: Option<Arc<CudaStream>>) -> Stream {
+        Stream { device, cuda }
     }
 
     /// The device that the stream belongs to.

@@ -80,3 +80,51 @@ fn schedule_command_draws_and_warns() {
         assert_eq!(stderr.lines().filter(|line| line.starts_with("vcycle:")).count(), 1, "{stderr}");
     }
 }
+
+/// Plans for GPUs that are not there: kernels, launches and memory as a network on such a device has them.
+#[test]
+fn schedule_command_plans_every_shape() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/configs/moving_shapes_multigrid.yaml");
+    let ask = |arguments: &[&str]| {
+        let output =
+            schedule_command(&[&["--cfg", path, "--plan", "RESNET.WIDTH_PER_GROUP", "16"], arguments].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let plan = |arguments: &[&str]| -> Value {
+        let object: Value = serde_json::from_str(&ask(&[arguments, &["--json"]].concat())).expect("one JSON object");
+        object["plan"].clone()
+    };
+    let (h100, a100, cpu) = (plan(&[]), plan(&["--device", "a100"]), plan(&["--device", "cpu"]));
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| panic!("{value}"));
+    let names = |plan: &Value| -> Vec<String> {
+        let shapes = plan["shapes"].as_array().expect("shapes").clone();
+        shapes.iter().flat_map(|s| s["variants"].as_object().expect("variants").keys().cloned()).collect()
+    };
+    // What a device can do decides: wgmma on the one, not on the other.
+    assert!(names(&h100).iter().any(|name| name.contains("wgmma")), "{h100}");
+    assert!(names(&a100).iter().all(|name| !name.contains("wgmma")), "{a100}");
+    assert!(names(&cpu).contains(&"ConvForward".to_string()), "{cpu}");
+    for plan in [&h100, &a100, &cpu] {
+        let (shapes, memory) = (plan["shapes"].as_array().expect("shapes"), &plan["memory"]);
+        assert_eq!(shapes.last().expect("shapes")["for"], "validate");
+        for part in ["arena_bytes", "inputs_bytes", "workspace_bytes"] {
+            let largest = shapes.iter().map(|s| number(&s[part])).max();
+            assert!(Some(number(&memory[part])) >= largest, "{part}: {plan}");
+        }
+        let parts = memory.as_object().expect("memory").iter().filter(|(key, _)| *key != "total_bytes");
+        assert_eq!(parts.map(|(_, bytes)| number(bytes)).sum::<u64>(), number(&memory["total_bytes"]));
+        assert!(
+            shapes.iter().all(|s| number(&s["flops"]) > 0 && number(&s["launches"]) >= number(&s["ops"])),
+            "{plan}"
+        );
+    }
+    let table = ask(&[]);
+    for part in ["Plans for H100 (9.0, 132 SMs)", "allocated once", "conv3d_forward_", "launches"] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    for (arguments, part) in [(&["--plan", "--device", "v100"][..], "h100"), (&["--device", "cpu"], "--plan")] {
+        let output = schedule_command(&[&["--cfg", path], arguments].concat());
+        assert!(output.status.code() == Some(1) && text(&output.stderr).contains(part), "{}", text(&output.stderr));
+    }
+}

@@ -7,6 +7,7 @@ mod devices;
 mod info;
 mod out;
 mod pack;
+mod plan;
 mod predict;
 mod progress;
 mod resample;

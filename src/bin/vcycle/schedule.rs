@@ -8,6 +8,7 @@ use vcycle::multigrid::{Cost, Phase, Schedule};
 use vcycle::{Error, Result};
 
 use super::out::{self, table};
+use super::plan;
 
 /// Clips of Kinetics-400's training set, for want of a list file.
 const KINETICS_CLIPS: usize = 240_000;
@@ -27,6 +28,12 @@ pub struct Arguments {
     /// Draws learning rate and shapes over the epochs.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
+    /// Adds the plan of every shape: memory, bytes moved, work, launches and kernels. Needs no device either.
+    #[arg(long)]
+    plan: bool,
+    /// With --plan, what is planned for: cpu, h100, h200, a100, or a GPU that is there: cuda[:N].
+    #[arg(long, default_value = "h100", requires = "plan")]
+    device: String,
     /// Prints one JSON object on stdout; everything else goes to stderr.
     #[arg(long)]
     json: bool,
@@ -52,14 +59,20 @@ pub fn run(arguments: Arguments) -> Result<()> {
         std::fs::write(path, schedule.to_svg()?).map_err(|e| Error::io(path, &e))?;
         out::stderr(format_args!("drawn: {}", path.display()));
     }
+    let plan = arguments.plan.then(|| plan::of_run(&config, &schedule, &arguments.device)).transpose()?;
     if arguments.json {
-        return out::stdout(&format!("{}\n", to_json(&schedule)));
+        let mut object = to_json(&schedule);
+        if let Some(plan) = &plan {
+            object["plan"] = plan.to_json();
+        }
+        return out::stdout(&format!("{object}\n"));
     }
     let (num_clips, source) = training_clips(&arguments, &config);
     for warning in Cost::of(&schedule, &config, num_clips).warnings(&schedule) {
         out::stderr(format_args!("warning: {warning}"));
     }
-    out::stdout(&report(&config, &schedule, num_clips, &source))
+    let planned = plan.map_or(String::new(), |plan| plan.report());
+    out::stdout(&(report(&config, &schedule, num_clips, &source) + &planned))
 }
 
 fn to_json(schedule: &Schedule) -> serde_json::Value {

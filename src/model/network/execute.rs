@@ -45,7 +45,7 @@ impl Network {
         self.poison(step, first + num_ops)
     }
 
-    fn launch(&self, step: &PreparedStep, op: &StepOp, step_idx: u64) -> Result<()> {
+    pub(super) fn launch(&self, step: &PreparedStep, op: &StepOp, step_idx: u64) -> Result<()> {
         let (s, x, a) = (&self.stream, &step.tensors, &self.arrays);
         let workspace = &self.workspace;
         match *op {

@@ -27,6 +27,7 @@
 mod execute;
 mod fused;
 mod kernel_arrays;
+mod launches;
 mod poison;
 mod precise;
 mod prepare;

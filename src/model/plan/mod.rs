@@ -9,11 +9,13 @@ mod forward;
 pub mod fused;
 mod head;
 mod layers;
+mod memory;
 mod ops;
 
 pub use arena::{ALIGNMENT_BYTES, Storage, assign_offsets};
 pub use cost::Cost;
 pub use layers::LayerCost;
+pub use memory::Memory;
 pub use ops::{Access, OpKind, StepOp};
 
 use super::layers::{Model, NormId, ValueId};

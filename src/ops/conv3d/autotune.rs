@@ -53,6 +53,9 @@ pub(super) fn method(name: &'static str, stream: &Stream, r: &Request) -> Result
     let (Some(path), Method::Auto, Device::Cuda(device)) = (asked(), r.method, stream.device()) else {
         return Ok(r.method);
     };
+    if !device.is_there() {
+        return Ok(r.method);
+    }
     static FOUND: OnceLock<Mutex<HashMap<(usize, Request), Method>>> = OnceLock::new();
     let found = FOUND.get_or_init(Mutex::default);
     let key = (device.gpu().ordinal, *r);

@@ -3,7 +3,7 @@
 
 use half::bf16;
 use vcycle::device::{DType, Device};
-use vcycle::model::plan::{Access, Place, assign_offsets};
+use vcycle::model::plan::{Access, Place, StepOp, assign_offsets};
 use vcycle::model::{Arch, Lowering, Mode, Model, ModelConfig, Network, Plan};
 use vcycle::ops::attention::Instantiation;
 use vcycle::shape::StepShape;
@@ -85,10 +85,15 @@ fn memory_that_nothing_needs_may_hold_anything() {
 fn is_read_last(plan: &Plan, storage: usize) -> bool {
     let last_op = plan.storages[storage].last_op;
     let Some(op) = plan.ops().nth(last_op) else { return true };
+    // Without a ReLU its backward is given the output and does not look at it.
+    let unread = match *op {
+        StepOp::BatchNormBackward { ref op, output, .. } if !op.relu => Some(output),
+        _ => None,
+    };
     let mut is_read = false;
     op.visit(&mut |access| {
         let is_here = matches!(plan.tensors[access.tensor()].place, Place::Arena { storage: s, .. } if s == storage);
-        is_read |= is_here && !matches!(access, Access::Write(_));
+        is_read |= is_here && !matches!(access, Access::Write(_)) && unread != Some(access.tensor());
     });
     is_read
 }
@@ -120,11 +125,9 @@ fn a_lifetime_that_ends_one_op_early_is_seen() {
             let name =
                 wrong.tensors.iter().find(|t| matches!(t.place, Place::Arena { storage: s, .. } if s == storage));
             let name = name.map_or("?", |t| t.name.as_str());
-            assert!(
-                run(&wrong) != clean,
-                "{:?}: the life of {name} is one op shorter, and nothing is seen",
-                config.arch
-            );
+            // An op may refuse what it finds, such as the place of a maximum.
+            let is_seen = run(&wrong).map_or(true, |found| found != clean);
+            assert!(is_seen, "{:?}: the life of {name} is one op shorter, and nothing is seen", config.arch);
             num_planted += 1;
         }
         assert!(num_planted >= 10, "{num_planted}");

@@ -1,0 +1,223 @@
+//! `vcycle schedule --plan`: the memory, work and kernels of every shape of a run, without a device.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use vcycle::config::Config;
+use vcycle::device::{CudaDevice, Device, Gpu, KNOWN_GPUS};
+use vcycle::model::plan::Memory;
+use vcycle::model::{Mode, Model, ModelConfig, Network, Plan};
+use vcycle::multigrid::Schedule;
+use vcycle::{Error, Result};
+
+use super::out;
+
+const GIB: f64 = (1u64 << 30) as f64;
+const MIB: f64 = (1u64 << 20) as f64;
+
+/// The plans of a run on one device.
+pub struct RunPlan {
+    device: String,
+    device_bytes: Option<usize>,
+    model: Model,
+    shapes: Vec<ShapePlan>,
+}
+
+/// A plan, and how often a step starts each kernel; for the CPU how many ops there are of each kind.
+struct ShapePlan {
+    plan: Plan,
+    variants: BTreeMap<String, usize>,
+}
+
+impl ShapePlan {
+    fn launches(&self) -> usize {
+        self.variants.values().sum()
+    }
+}
+
+/// Plans all shapes that `config` trains and validates at, for the device that `word` names.
+pub fn of_run(config: &Config, schedule: &Schedule, word: &str) -> Result<RunPlan> {
+    let (device, name) = device(word)?;
+    let device_bytes = match &device {
+        Device::Cuda(gpu) => Some(gpu.gpu().memory_bytes),
+        _ => None,
+    };
+    let model = Model::new(&ModelConfig::from_config(config)?)?;
+    let (train, eval) = (schedule.step_shapes(), schedule.evaluation_shape());
+    let steps = train.iter().map(|&shape| (Mode::Train, shape)).chain([(Mode::Eval, eval)]);
+    if device == Device::Cpu {
+        let (stream, channels) = (device.stream()?, model.config.input_channels);
+        let shape = |(mode, shape)| -> Result<ShapePlan> {
+            let plan = Plan::new(&stream, &model, shape, mode, channels)?;
+            let variants = plan.work_by_kind().into_iter().map(|(kind, ops, _)| (format!("{kind:?}"), ops)).collect();
+            Ok(ShapePlan { plan, variants })
+        };
+        let shapes = steps.map(shape).collect::<Result<_>>()?;
+        return Ok(RunPlan { device: name, device_bytes, model, shapes });
+    }
+    let mut network = Network::new(&device, model, 0)?;
+    network.prepare(&train, &[eval])?;
+    let shape = |(mode, shape)| -> Result<ShapePlan> {
+        let mut variants = BTreeMap::new();
+        for launched in network.launches(mode, shape)?.into_iter().flatten() {
+            *variants.entry(launched.kernel).or_default() += 1;
+        }
+        Ok(ShapePlan { plan: network.plan(mode, shape)?.clone(), variants })
+    };
+    let shapes = steps.map(shape).collect::<Result<_>>()?;
+    Ok(RunPlan { device: name, device_bytes, model: network.model().clone(), shapes })
+}
+
+/// Nothing is run: a GPU is described, whether it is there or not.
+fn device(word: &str) -> Result<(Device, String)> {
+    if word == "cpu" {
+        return Ok((Device::Cpu, "cpu".into()));
+    }
+    let gpu = match Gpu::known(word) {
+        Some(gpu) => gpu,
+        None if word.starts_with("cuda") => match Device::select(word)?.0 {
+            Device::Cuda(device) => device.gpu().clone(),
+            other => return Err(Error::Config(format!("--device {word}: got {other}"))),
+        },
+        None => {
+            let known = KNOWN_GPUS.join(", ");
+            return Err(Error::Config(format!("--device with --plan: expected cpu, {known} or cuda[:N], got {word}")));
+        }
+    };
+    let (major, minor) = gpu.compute_capability;
+    let name = format!("{} ({major}.{minor}, {} SMs)", gpu.name, gpu.num_sms);
+    Ok((Device::Cuda(CudaDevice::described(gpu)), name))
+}
+
+fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Train => "train",
+        Mode::Eval => "validate",
+    }
+}
+
+impl RunPlan {
+    fn memory(&self) -> Memory {
+        Memory::of(&self.model, &self.shapes.iter().map(|s| &s.plan).collect::<Vec<_>>())
+    }
+
+    /// The shape that the memory is allocated for.
+    fn largest(&self) -> Option<&Plan> {
+        let plans = self.shapes.iter().map(|s| &s.plan);
+        plans.max_by_key(|p| p.arena_bytes + p.workspace_bytes)
+    }
+
+    /// One object, for `--json`.
+    pub fn to_json(&self) -> Value {
+        let shape = |s: &ShapePlan| {
+            let (p, cost, memory) = (&s.plan, s.plan.cost(), Memory::of(&self.model, &[&s.plan]));
+            json!({
+                "for": mode_name(p.mode), "clips": p.shape.clips, "frames": p.shape.frames,
+                "height_px": p.shape.height_px, "width_px": p.shape.width_px, "splits": p.shape.splits,
+                "arena_bytes": memory.arena, "inputs_bytes": memory.inputs, "workspace_bytes": memory.workspace,
+                "total_bytes": memory.total(), "bytes_moved": cost.bytes, "flops": cost.flops,
+                "launches": s.launches(), "ops": p.ops().count(), "variants": s.variants,
+            })
+        };
+        let m = self.memory();
+        json!({
+            "device": self.device,
+            "device_bytes": self.device_bytes,
+            "memory": {
+                "arena_bytes": m.arena, "inputs_bytes": m.inputs, "workspace_bytes": m.workspace, "weights_bytes": m.weights,
+                "copies_bytes": m.copies, "gradients_bytes": m.gradients, "momenta_bytes": m.momenta, "total_bytes": m.total(),
+            },
+            "shapes": self.shapes.iter().map(shape).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Tables, for people.
+    pub fn report(&self) -> String {
+        let mut text = format!("\nPlans for {}: activations in {}\n\n", self.device, self.form());
+        text += &out::table(&self.shape_rows());
+        text += &self.memory_lines();
+        let what = if self.device == "cpu" { "Ops of a step by kind" } else { "Launches of a step by kernel" };
+        text += &format!("\n{what}, for the shapes above\n\n");
+        text + &out::table(&self.variant_rows())
+    }
+
+    fn form(&self) -> String {
+        let dtype = self.shapes.first().map(|s| s.plan.lowering.dtype());
+        dtype.map_or(String::new(), |dtype| format!("{dtype:?}").to_lowercase())
+    }
+
+    fn shape_rows(&self) -> Vec<Vec<String>> {
+        let head = [
+            "#",
+            "for",
+            "B",
+            "T",
+            "S",
+            "splits",
+            "arena, GiB",
+            "inputs",
+            "workspace",
+            "in all",
+            "GB moved",
+            "TFLOP",
+            "ops",
+            "launches",
+        ];
+        let mut rows = vec![head.map(String::from).to_vec()];
+        for (i, s) in self.shapes.iter().enumerate() {
+            let (p, cost, memory) = (&s.plan, s.plan.cost(), Memory::of(&self.model, &[&s.plan]));
+            let gib = |bytes: usize| format!("{:.3}", bytes as f64 / GIB);
+            rows.push(vec![
+                (i + 1).to_string(),
+                mode_name(p.mode).into(),
+                p.shape.clips.to_string(),
+                p.shape.frames.to_string(),
+                p.shape.height_px.to_string(),
+                p.shape.splits.to_string(),
+                gib(memory.arena),
+                gib(memory.inputs),
+                gib(memory.workspace),
+                gib(memory.total()),
+                format!("{:.2}", cost.bytes as f64 / 1e9),
+                format!("{:.3}", cost.flops as f64 / 1e12),
+                p.ops().count().to_string(),
+                if self.device == "cpu" { "-".into() } else { s.launches().to_string() },
+            ]);
+        }
+        rows
+    }
+
+    fn memory_lines(&self) -> String {
+        let (m, mib) = (self.memory(), |bytes: usize| format!("{:.1} MiB", bytes as f64 / MIB));
+        let largest = self.largest().map_or(String::new(), |p| format!("{} {}", mode_name(p.mode), p.shape));
+        let copies = if m.copies > 0 { format!(", 16-bit copies {}", mib(m.copies)) } else { String::new() };
+        let of = self.device_bytes.map_or(String::new(), |bytes| format!(" of {:.0} GiB", bytes as f64 / GIB));
+        let fits = match self.device_bytes {
+            Some(bytes) if m.total() > bytes => ": more than there is",
+            _ => "",
+        };
+        format!(
+            "\nallocated once, for the largest ({largest}): arena {:.3} GiB, inputs {:.3} GiB, workspace {:.3} GiB\n\
+             weights and running statistics {}{copies}, gradients {}, momenta {}\n\
+             in all {:.3} GiB{of}{fits}\n",
+            m.arena as f64 / GIB,
+            m.inputs as f64 / GIB,
+            m.workspace as f64 / GIB,
+            mib(m.weights),
+            mib(m.gradients),
+            mib(m.momenta),
+            m.total() as f64 / GIB,
+        )
+    }
+
+    fn variant_rows(&self) -> Vec<Vec<String>> {
+        let names: std::collections::BTreeSet<&String> = self.shapes.iter().flat_map(|s| s.variants.keys()).collect();
+        let numbers = (1..=self.shapes.len()).map(|i| format!("#{i}"));
+        let mut rows: Vec<Vec<String>> = vec![["".to_string()].into_iter().chain(numbers).collect()];
+        for name in names {
+            let count = |s: &ShapePlan| s.variants.get(name).map_or("-".into(), ToString::to_string);
+            rows.push([name.clone()].into_iter().chain(self.shapes.iter().map(count)).collect());
+        }
+        rows
+    }
+}
