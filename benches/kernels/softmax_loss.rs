@@ -2,7 +2,7 @@
 
 use criterion::{Criterion, Throughput};
 use vcycle::device::{Buffer, DType, Device, Tensor};
-use vcycle::ops::softmax_loss;
+use vcycle::ops::softmax_loss::{self, Extras};
 use vcycle::shape::ActivationShape;
 
 use crate::cases::random;
@@ -38,7 +38,7 @@ pub fn bench(c: &mut Criterion) {
                             1.0 / 64.0,
                             &loss,
                             &grad,
-                            None,
+                            &Extras::default(),
                         ),
                     }
                     .expect("loss")

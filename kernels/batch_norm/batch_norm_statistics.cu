@@ -13,7 +13,8 @@
 // batch_norm finalise: the same tables, or those of a gradient, from partial sums that another kernel has formed over tiles.
 // partials [tiles][2][channels]   grid x: columns of 64 channels   block 256 threads   shared 256 x 32 bytes
 //
-// batch_norm running: the running pair from stats; scale and shift from the running pair. A thread a channel.
+// batch_norm running: the running pair from stats, unless the step is skipped; scale and shift from the running pair. A thread a
+// channel.
 #include "../common/block_map.cuh"
 #include "../common/vector_io.cuh"
 #include "finish.cuh"
@@ -137,7 +138,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     batch_norm_update_running_f32(const __grid_constant__ NormRunningParams p) {
     begin_grid();
     const int c = int(blockIdx.x) * THREADS + int(threadIdx.x);
-    if (c >= p.channels) return;
+    if (c >= p.channels || (p.skipped && *reinterpret_cast<const uint32_t*>(p.skipped) != 0)) return;
     double mean = 0.0, var = 0.0;
     for (int split = 0; split < p.splits; split++) {
         const float* stats = batch_norm::floats(p.stats) + int64_t(split) * 3 * p.channels + c;

@@ -70,7 +70,8 @@ struct NormRunningParams {
     uint64_t stats;                      // f32 [splits][3][channels]
     uint64_t running_mean, running_var;  // f32 [channels]
     uint64_t gamma, beta, scale_shift;   // f32 [channels], [channels], [2][channels]
+    uint64_t skipped;                    // u32: where it is not 0 the running pair stays as it is; or 0
     int32_t channels, splits;
     float momentum, eps;
 };
-static_assert(sizeof(NormRunningParams) == 64, "mirrored in Rust");
+static_assert(sizeof(NormRunningParams) == 72, "mirrored in Rust");

@@ -5,8 +5,9 @@
 // shared  cross_entropy, softmax: float [classes]; static: a word a warp
 // needs   classes * 4 bytes of shared memory; a label of `classes` and more is not used as an index: its row's loss and
 //         gradient become NaN and counters[3] grows
-// loss and output are overwritten, counters are added to; output may be the memory of the logits, which each thread reads
-// before it writes. Deterministic: a thread's classes in order, then the threads' sums in one order. No workspace.
+// loss and output are overwritten, counters are added to, a bit of skip is set where a loss is not finite; output may be the memory
+// of the logits, which each thread reads before it writes. Deterministic: a thread's classes in order, then the threads' sums in one
+// order. No workspace.
 // Exponentials are f32; what is summed and made of them is f64, as on the CPU: a row is a few hundred of them.
 #include "../common/reduce.cuh"
 #include "../common/storage.cuh"
@@ -26,6 +27,13 @@ __device__ __forceinline__ const float* row_of(uint64_t array, int pitch) {
 // What the gradient of a row is multiplied with.
 __device__ __forceinline__ float gradient_scale(const SoftmaxLossParams& p) {
     return p.loss_scale ? p.scale * *reinterpret_cast<const float*>(p.loss_scale) : p.scale;
+}
+
+// One thread.
+__device__ __forceinline__ void store_loss(const SoftmaxLossParams& p, float loss) {
+    reinterpret_cast<float*>(p.loss)[blockIdx.x] = loss;
+    const bool is_finite = (__float_as_uint(loss) & 0x7f800000u) != 0x7f800000u;
+    if (!is_finite && p.skip) atomicOr(reinterpret_cast<uint32_t*>(p.skip), SOFTMAX_LOSS_SKIP);
 }
 
 // ---- cross-entropy ---------------------------------------------------------------------------------------------------
@@ -68,7 +76,6 @@ __device__ __forceinline__ void cross_entropy(const SoftmaxLossParams& p) {
     const BlockTeam team;
     const float* logits = row_of(p.logits, p.logits_pitch);
     T* grad = reinterpret_cast<T*>(p.output) + int64_t(blockIdx.x) * p.output_pitch;
-    float* loss = reinterpret_cast<float*>(p.loss) + blockIdx.x;
     const uint32_t* labels = reinterpret_cast<const uint32_t*>(p.labels);
 
     Target target = {NO_CLASS, nullptr, p.smoothing / float(p.classes), 1.0f - p.smoothing};
@@ -77,7 +84,7 @@ __device__ __forceinline__ void cross_entropy(const SoftmaxLossParams& p) {
     if (labels != nullptr && target.label >= uint32_t(p.classes)) {
         const float nan = __uint_as_float(0x7fffffffu);
         for (int c = threadIdx.x; c < p.classes; c += THREADS) grad[c] = from_f32<T>(nan);
-        if (threadIdx.x == 0) *loss = nan;
+        if (threadIdx.x == 0) store_loss(p, nan);
         if (threadIdx.x == 0 && p.counters) count(p.counters, false, 0, false);
         return;
     }
@@ -121,7 +128,7 @@ __device__ __forceinline__ void cross_entropy(const SoftmaxLossParams& p) {
     const double scale = double(gradient_scale(p)), factor = scale / all;
     if (threadIdx.x == 0) {
         const bool is_largest = is_certain && weighted == 0.0;
-        *loss = float(is_largest ? log1p(others) : total * log(all) - weighted);
+        store_loss(p, float(is_largest ? log1p(others) : total * log(all) - weighted));
     }
     for (int c = threadIdx.x; c < p.classes; c += THREADS) {
         double g = is_certain ? double(row[c]) * factor : fma(total * factor, double(row[c]), -scale * double(target.of(c)));
@@ -153,7 +160,7 @@ __device__ __forceinline__ void binary_cross_entropy(const SoftmaxLossParams& p)
         grad[c] = from_f32<T>(scale * fmaf(1.0f - t, of.x, -(t * of.y)));
     }
     sum = team_reduce(BlockTeam(), sum, warps, Sum());
-    if (threadIdx.x == 0) reinterpret_cast<float*>(p.loss)[blockIdx.x] = sum / float(p.classes);
+    if (threadIdx.x == 0) store_loss(p, sum / float(p.classes));
 }
 
 // ---- for evaluation --------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | what happens in a step | `step.rs` |
 //! | which step comes next, when to validate, save and stop | `run.rs` |
+//! | what is made of a step's results | `finished.rs` |
 //! | accuracy at the default shape | `evaluate.rs` |
 //! | what the keys of a configuration mean for each stage | [`setup`] |
 //! | what lies in OUTPUT_DIR | [`OutputDir`], [`log`], [`report`] |
@@ -28,6 +29,7 @@
 mod clock;
 mod eta;
 mod evaluate;
+mod finished;
 pub mod log;
 mod mixup;
 mod output;
@@ -61,6 +63,7 @@ pub use progress::{Lines, Progress, StepReport, describe_duration, describe_epoc
 pub use run::Outcome;
 
 use eta::Eta;
+use finished::QueuedStep;
 use log::Log;
 use mixup::Mixup;
 use stats::Stats;
@@ -117,6 +120,8 @@ pub struct Trainer {
     train: Loader,
     val: Loader,
     road: Road,
+    /// The step that was queued and not yet reported.
+    queued: Option<QueuedStep>,
     output: OutputDir,
     store: Store,
     log: Log,
@@ -201,6 +206,7 @@ impl Trainer {
             train,
             val,
             road,
+            queued: None,
             output,
             store,
             log,

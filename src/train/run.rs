@@ -4,17 +4,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::log::{Epoch, Iteration, Line, Run};
-use super::step::StepResult;
-use super::{Eta, Evaluation, Progress, Start, StepReport, Summary, Trainer, stats};
+use super::finished::QueuedStep;
+use super::log::{Epoch, Line, Run};
+use super::{Eta, Evaluation, Progress, Start, Summary, Trainer};
 use crate::checkpoint::{Checkpoint, State};
-use crate::clip::HostBatch;
 use crate::error::{Error, Result};
 use crate::shape::StepShape;
 
-/// So many steps in a row without a finite loss end the run: the parameters themselves are no longer finite, or the
-/// learning rate is far too high.
-const MAX_SKIPPED_IN_A_ROW: u64 = 10;
 /// Saving between epochs takes at most one part in so many of the time.
 const SAVE_TIME_SHARE: u32 = 50;
 
@@ -137,8 +133,25 @@ impl Trainer {
         }
     }
 
-    /// The steps of the current epoch that are not done yet. False when `stop` was set.
+    /// The steps of the current epoch that are not done yet. False when `stop` was set. All steps have been counted, whatever ended it.
     fn train_epoch(
+        &mut self,
+        last_save: &mut LastSave,
+        progress: &mut dyn Progress,
+        stop: &AtomicBool,
+    ) -> Result<bool> {
+        let trained = self.queue_epoch(last_save, progress, stop);
+        if matches!(trained, Err(Error::Diverged(_))) {
+            // What is still queued has no use.
+            self.queued = None;
+            return trained;
+        }
+        let finished = self.finish_steps(progress);
+        let is_whole = trained?;
+        finished.map(|()| is_whole)
+    }
+
+    fn queue_epoch(
         &mut self,
         last_save: &mut LastSave,
         progress: &mut dyn Progress,
@@ -152,116 +165,26 @@ impl Trainer {
             if stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }
-            let start = Instant::now();
+            if self.queued.is_none() {
+                self.road.begin()?;
+            }
             let exact_epoch = epoch as f64 + i as f64 / steps.len() as f64;
             let lr = self.schedule.lr(exact_epoch);
             let Some(batch) = batches.next().transpose()? else {
                 return Err(Error::Data(format!("the loader ended at step {i} of {} in epoch {epoch}", steps.len())));
             };
             let mix = self.mixup.map(|mixup| mixup.draw(epoch, i as u64, &batch.shape));
-            let result = self.road.train(&batch, mix.as_ref(), self.state.iteration, lr, &self.sgd)?;
-            let seconds = start.elapsed().as_secs_f64();
-            self.count(&batch, &result);
-            self.report(&batch, &result, exact_epoch, lr, seconds, progress)?;
+            let iteration = self.state.iteration + u64::from(self.queued.is_some());
+            let result = self.road.train(&batch, mix.as_ref(), iteration, lr, &self.sgd)?;
+            let before = self.queued.replace(QueuedStep::new(batch, exact_epoch, lr));
+            self.step_done(before, result, progress)?;
             let is_last = i + 1 == steps.len();
             if !is_last && self.is_save_due(last_save) {
+                self.finish_steps(progress)?;
                 self.save(last_save)?;
             }
         }
         Ok(true)
-    }
-
-    fn count(&mut self, batch: &HostBatch, result: &StepResult) {
-        let (state, clips) = (&mut self.state, batch.labels.len() as u64);
-        state.iteration += 1;
-        state.iteration_in_epoch += 1;
-        state.clips += clips;
-        match result.loss {
-            Some(loss) => {
-                state.has_momentum = true;
-                state.skipped_in_a_row = 0;
-                state.epoch_clips += clips;
-                state.epoch_loss_sum += loss * clips as f64;
-                let [top1, top5] = result.hits.unwrap_or_default();
-                state.epoch_hits += top1 as u64;
-                state.epoch_hits_top5 += top5 as u64;
-            }
-            None => {
-                state.skipped_steps += 1;
-                state.skipped_in_a_row += 1;
-            }
-        }
-    }
-
-    /// Log line, watcher, and the end of a run whose loss stays non-finite.
-    fn report(
-        &mut self,
-        batch: &HostBatch,
-        result: &StepResult,
-        epoch: f64,
-        lr: f64,
-        seconds: f64,
-        progress: &mut dyn Progress,
-    ) -> Result<()> {
-        let shape = &batch.shape;
-        self.eta.step_done(shape, seconds);
-        let step = Iteration {
-            iteration: self.state.iteration,
-            epoch,
-            shape: [shape.clips, shape.frames, shape.height_px],
-            splits: shape.splits,
-            loss: result.loss,
-            lr,
-            grad_norm: result.grad_norm,
-            clips_per_s: shape.clips as f64 / seconds,
-            data_wait_s: batch.data_wait_s,
-            wall_s: self.clock.wall_s(),
-            cpu_s: self.clock.cpu_s(),
-            skipped: result.loss.is_none(),
-        };
-        self.log.write(&Line::Iteration(step.clone()))?;
-        progress.step(&StepReport {
-            step: &step,
-            total_iterations: self.total_iterations,
-            total_epochs: self.schedule.max_epoch() as u64,
-            eta_s: self.eta.seconds(),
-            train_top1: self.epoch_top1(),
-            val_top1: self.state.val_top1,
-        });
-        if let Some(loss) = result.loss {
-            let step = stats::Step {
-                iteration: [self.state.iteration_in_epoch, self.iterations_of(self.state.epoch)],
-                clips: shape.clips,
-                loss,
-                hits: result.hits,
-                grad_norm: result.grad_norm,
-                lr,
-                seconds,
-                data_wait_s: batch.data_wait_s,
-                eta_s: self.eta.seconds(),
-            };
-            return self.stats.step(self.state.epoch, &step);
-        }
-        let iteration = self.state.iteration;
-        self.log.write(&Line::Skipped { iteration, clips: batch.names.clone() })?;
-        progress.message(&format!(
-            "warning: iteration {iteration} skipped: its loss or a gradient is not finite; clips: {}",
-            batch.names.join(", ")
-        ));
-        if self.state.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW {
-            return Ok(());
-        }
-        Err(Error::Diverged(format!(
-            "the loss or a gradient was not finite in {MAX_SKIPPED_IN_A_ROW} steps in a row, up to iteration {iteration}: lower \
-             SOLVER.BASE_LR or lengthen SOLVER.WARMUP_EPOCHS; the clips are named in {}",
-            self.output.log().display()
-        )))
-    }
-
-    fn epoch_top1(&self) -> Option<f64> {
-        let state = &self.state;
-        let has_hits = state.epoch_clips > 0 && !self.train.source().is_multi_label();
-        has_hits.then(|| 100.0 * state.epoch_hits as f64 / state.epoch_clips as f64)
     }
 
     fn end_epoch(

@@ -2,11 +2,11 @@
 
 use super::mixup::Mix;
 use crate::clip::{HostBatch, HostClip};
-use crate::device::{Buffer, DType, Device, Slice};
-use crate::error::Result;
+use crate::device::{Buffer, DType, Device, Event, Slice};
+use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::metrics::count_top_k;
-use crate::model::{Loss, Mode, Network};
+use crate::model::{Loss, Mode, Network, StepInputs, StepTargets};
 use crate::ops::mixup;
 use crate::ops::resample::{self, Pathway, Resample};
 use crate::optimizer::SgdConfig;
@@ -19,6 +19,17 @@ pub(crate) struct Road {
     upload: Upload,
     resample: Resample,
     resample_workspace: Slice,
+    /// The step whose results were not read yet.
+    queued: Option<Queued>,
+    /// Where the step before it ended.
+    last_end: Event,
+}
+
+/// What the results of a step are read with.
+struct Queued {
+    end: Event,
+    labels: Labels,
+    mix: Option<Mix>,
 }
 
 /// What a training step did.
@@ -30,6 +41,8 @@ pub(crate) struct StepResult {
     pub grad_norm: Option<f64>,
     /// Clips whose label has the largest logit, and is among the five largest; `None` where they have several labels.
     pub hits: Option<[usize; 2]>,
+    /// From the end of the step before to its own.
+    pub seconds: f64,
 }
 
 /// What an evaluation step found.
@@ -51,11 +64,18 @@ impl Road {
         let bytes = |s: &StepShape| resample::workspace_bytes(s.clips, num_pathways * s.frames);
         let largest = train.iter().chain(eval).map(bytes).max().unwrap_or(0);
         let resample_workspace = Buffer::zeroed(&device, largest)?.slice_of(DType::U8, 0, largest)?;
-        Ok(Road { network, upload: Upload::new(&device)?, resample, resample_workspace })
+        let (upload, last_end) = (Upload::new(&device)?, network.stream().record()?);
+        Ok(Road { network, upload, resample, resample_workspace, queued: None, last_end })
     }
 
-    /// A training step, the `iteration`-th, of clips that are blended as `mix` says. Where the loss, a statistic or a gradient is not finite nothing changes: no parameter,
-    /// no running statistic.
+    /// Steps from here on are timed from now: nothing is under way.
+    pub fn begin(&mut self) -> Result<()> {
+        self.last_end = self.network.stream().record()?;
+        Ok(())
+    }
+
+    /// Queues a training step, the `iteration`-th, of clips that are blended as `mix` says; then waits for the step before and returns what
+    /// that one did. Where the loss, a statistic or a gradient is not finite nothing changes: no parameter, no running statistic.
     pub fn train(
         &mut self,
         batch: &HostBatch,
@@ -63,51 +83,58 @@ impl Road {
         iteration: u64,
         lr: f64,
         sgd: &SgdConfig,
-    ) -> Result<StepResult> {
+    ) -> Result<Option<StepResult>> {
         let (shape, labels) = (batch.shape, &batch.labels);
         self.fill_inputs(Mode::Train, shape, &batch.clips)?;
-        let losses = match (mix, labels) {
-            (Some(mix), Labels::Classes(labels)) => {
-                for input in self.network.inputs(Mode::Train, shape)? {
-                    mix.blend
-                        .as_ref()
-                        .map_or(Ok(()), |blend| mixup::blend(self.network.stream(), blend, &input.tensor))?;
-                }
-                let targets = mix.targets(labels, self.classes());
-                self.network.forward_backward_soft(shape, &targets, iteration)?
+        let mut soft = vec![];
+        if let (Some(mix), Labels::Classes(labels)) = (mix, labels) {
+            for input in self.network.inputs(Mode::Train, shape)? {
+                let blend = |blend| mixup::blend(self.network.stream(), blend, &input.tensor);
+                mix.blend.as_ref().map_or(Ok(()), blend)?;
             }
-            _ => self.network.forward_backward(shape, labels, iteration)?,
-        };
-        let mut loss = mean_if_finite(&losses);
-        if *self.device() == Device::Cpu && !self.network.are_statistics_finite(shape)? {
-            loss = None;
+            soft = mix.targets(labels, self.classes());
         }
-        let mut grad_norm = None;
-        if loss.is_some() {
-            self.network.sgd_step(lr as f32, sgd)?;
-            match self.network.is_update_skipped()? {
-                true => loss = None,
-                false => {
-                    grad_norm = Some(f64::from(self.network.last_grad_norm()?));
-                    self.network.update_running_statistics(shape)?;
-                }
-            }
-        }
-        let hits = match labels {
-            Labels::Classes(labels) => {
-                let (mut logits, classes) = (self.network.train_logits(shape)?, self.classes());
-                let labels = mix.map_or_else(|| labels.clone(), |mix| mix.merge(&mut logits, labels, classes));
+        let targets = if soft.is_empty() { StepTargets::Labels(labels) } else { StepTargets::Soft(&soft) };
+        let inputs = StepInputs { targets, step_idx: iteration, lr: lr as f32 };
+        self.network.train_step(shape, &inputs, sgd)?;
+        let end = self.network.stream().record()?;
+        let queued = Queued { end, labels: labels.clone(), mix: mix.cloned() };
+        self.queued.replace(queued).map(|before| self.result_of(before)).transpose()
+    }
+
+    /// Waits for the step that was queued last, and returns what it did.
+    pub fn finish(&mut self) -> Result<Option<StepResult>> {
+        self.queued.take().map(|last| self.result_of(last)).transpose()
+    }
+
+    fn result_of(&mut self, Queued { end, labels, mix }: Queued) -> Result<StepResult> {
+        let never = || Error::shape("training step", "its results were taken by someone else");
+        let results = self.network.take_results()?.ok_or_else(never)?;
+        let seconds = self.last_end.elapsed_ms(&end)? / 1e3;
+        self.last_end = end;
+        let is_taken = results.state.skipped == 0;
+        let hits = match (results.hits, labels) {
+            (Some(hits), _) => Some(hits.map(|n| n as usize)),
+            (None, Labels::Classes(labels)) => {
+                let (mut logits, classes) = (results.logits, self.classes());
+                let labels = mix.map_or_else(|| labels.clone(), |mix| mix.merge(&mut logits, &labels, classes));
                 Some([count_top_k(&logits, classes, &labels, 1)?, count_top_k(&logits, classes, &labels, 5)?])
             }
-            Labels::Sets(_) => None,
+            (None, Labels::Sets(_)) => None,
         };
-        Ok(StepResult { loss, grad_norm, hits })
+        let mean = results.losses.iter().map(|&l| f64::from(l)).sum::<f64>() / results.losses.len() as f64;
+        Ok(StepResult {
+            loss: is_taken.then_some(mean),
+            grad_norm: is_taken.then_some(f64::from(results.state.grad_norm)),
+            hits,
+            seconds,
+        })
     }
 
     /// The forward half of a training step, for its batch-norm statistics.
     pub fn forward_train(&mut self, batch: &HostBatch) -> Result<()> {
         self.fill_inputs(Mode::Train, batch.shape, &batch.clips)?;
-        self.network.forward_train(batch.shape, &batch.labels, 0).map(drop)
+        self.network.queue_forward_train(batch.shape, &batch.labels, 0).map(drop)
     }
 
     /// An evaluation step at the prepared `shape`; `batch` may hold fewer clips.
@@ -160,12 +187,6 @@ impl Road {
     }
 }
 
-/// The mean in f64, in order; `None` unless it and every entry are finite.
-fn mean_if_finite(losses: &[f32]) -> Option<f64> {
-    let mean = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / losses.len() as f64;
-    mean.is_finite().then_some(mean)
-}
-
 /// `-log softmax(logits)[label]`, in f64.
 fn cross_entropy(logits: &[f32], label: usize) -> f64 {
     let largest = logits.iter().fold(f64::NEG_INFINITY, |m, &l| m.max(f64::from(l)));
@@ -191,13 +212,6 @@ mod tests {
     use crate::model::{Arch, Model, ModelConfig};
     use crate::ops::resample::{Axis, ClipGrid, Filter};
 
-    #[test]
-    fn one_bad_loss_makes_the_mean_bad() {
-        assert_eq!(mean_if_finite(&[1.0, 2.0]), Some(1.5));
-        assert_eq!(mean_if_finite(&[1.0, f32::NAN]), None);
-        assert_eq!(mean_if_finite(&[1.0, f32::INFINITY]), None);
-    }
-
     const SHAPE: StepShape = StepShape::square(2, 4, 16, 1);
 
     fn road() -> Road {
@@ -222,19 +236,24 @@ mod tests {
         HostBatch { shape: SHAPE, clips, labels, names, indices: vec![0, 1], data_wait_s: 0.0 }
     }
 
+    /// A step, waited for.
+    fn train(road: &mut Road, step: u64) -> StepResult {
+        assert_eq!(road.train(&batch(), None, step, 0.1, &SgdConfig::default()).unwrap(), None);
+        StepResult { seconds: 0.0, ..road.finish().unwrap().unwrap() }
+    }
+
     /// A run with a bad step in its middle ends with the very numbers of a run without it.
     #[test]
     fn a_step_without_a_finite_loss_changes_nothing() {
         let (mut plain, mut disturbed) = (road(), road());
-        let sgd = SgdConfig::default();
         let mean = disturbed.resample.mean;
         for step in 0..3 {
-            let expected = plain.train(&batch(), None, step, 0.1, &sgd).unwrap();
+            let expected = train(&mut plain, step);
             assert!(expected.loss.is_some());
-            assert_eq!(disturbed.train(&batch(), None, step, 0.1, &sgd).unwrap(), expected);
+            assert_eq!(train(&mut disturbed, step), expected);
             // (byte / 255 - 3e38) / 0.225 is minus infinity in f32.
             disturbed.resample.mean = [3e38; 3];
-            assert_eq!(disturbed.train(&batch(), None, step, 0.1, &sgd).unwrap().loss, None);
+            assert_eq!(train(&mut disturbed, step).loss, None);
             disturbed.resample.mean = mean;
         }
         assert!(plain.network.state_dict().unwrap() == disturbed.network.state_dict().unwrap());
@@ -258,8 +277,8 @@ mod tests {
         road.network.load_state_dict(&state).unwrap();
         let before = (road.network.state_dict().unwrap(), road.network.optimizer_state().unwrap().momentum);
         let losses = road.network.forward_backward(SHAPE, &[0, 2], 0).unwrap();
-        assert!(mean_if_finite(&losses).is_some());
-        let result = road.train(&batch(), None, 0, 0.1, &SgdConfig::default()).unwrap();
+        assert!(losses.iter().all(|l| l.is_finite()));
+        let result = train(&mut road, 0);
         assert_eq!((result.loss, result.grad_norm), (None, None));
         assert!(road.network.is_update_skipped().unwrap() && road.network.last_grad_norm().unwrap().is_nan());
         let after = (road.network.state_dict().unwrap(), road.network.optimizer_state().unwrap().momentum);
@@ -272,7 +291,7 @@ mod tests {
         let mut road = road();
         road.resample.mean = [1e30; 3];
         let before = road.network.state_dict().unwrap();
-        assert_eq!(road.train(&batch(), None, 0, 0.1, &SgdConfig::default()).unwrap().loss, None);
+        assert_eq!(train(&mut road, 0).loss, None);
         assert!(!road.network.are_statistics_finite(SHAPE).unwrap());
         assert!(road.network.state_dict().unwrap() == before);
     }

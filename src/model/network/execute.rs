@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::model::plan::StepOp;
 use crate::ops::attention::{self, Heads};
 use crate::ops::dropout::{self, Dropout};
+use crate::ops::sgd::State;
 use crate::ops::softmax_loss::{Extras, Targets};
 use crate::ops::{batch_norm, conv3d, linear, pool3d, softmax_loss};
 
@@ -22,7 +23,7 @@ pub(super) enum Pass {
 impl Network {
     /// Queues all ops of one pass of the prepared step number `step`. With a profile, waits after each op and notes its
     /// time.
-    pub(super) fn run(&mut self, step: usize, pass: Pass, step_idx: u64) -> Result<()> {
+    pub(super) fn run(&mut self, step: usize, pass: Pass) -> Result<()> {
         let num_ops = match pass {
             Pass::Forward => self.steps[step].plan.forward.len(),
             Pass::Backward => self.steps[step].plan.backward.len(),
@@ -36,7 +37,7 @@ impl Network {
                 Pass::Forward => &prepared.plan.forward[i],
                 Pass::Backward => &prepared.plan.backward[i],
             };
-            self.launch(prepared, op, step_idx)?;
+            self.launch(prepared, op)?;
             if let (Some(start), Some(profile)) = (start, &mut self.profile) {
                 self.stream.synchronize()?;
                 profile.add(op, &prepared.plan, start.elapsed());
@@ -45,7 +46,7 @@ impl Network {
         self.poison(step, first + num_ops)
     }
 
-    pub(super) fn launch(&self, step: &PreparedStep, op: &StepOp, step_idx: u64) -> Result<()> {
+    pub(super) fn launch(&self, step: &PreparedStep, op: &StepOp) -> Result<()> {
         let (s, x, a) = (&self.stream, &step.tensors, &self.arrays);
         let workspace = &self.workspace;
         match *op {
@@ -72,8 +73,8 @@ impl Network {
             }
             StepOp::Attention { .. } | StepOp::AttentionBackward { .. } => self.launch_attention(step, op),
             StepOp::Dropout { rate, input, output } => {
-                let op = Dropout { rate, seed: self.seed, step: step_idx, first_clip: 0 };
-                dropout::apply(s, &op, &x[input], &x[output])
+                let op = Dropout { rate, seed: self.seed, step: 0, first_clip: 0 };
+                dropout::apply_step(s, &op, &self.block.step_idx, &x[input], &x[output])
             }
             StepOp::Linear { weight, bias, input, output, .. } => {
                 let (weight, bias) = (self.weights(weight), Some(&a.param[bias]));
@@ -85,21 +86,31 @@ impl Network {
                 let (input, grad_output) = (&x[input], &x[grad_output]);
                 linear::backward_with(s, input, weight, grad_output, grad_input, grad_weight, grad_bias, workspace)
             }
-            StepOp::CrossEntropy { logits, scale, loss, grad_logits } => {
-                let targets = match self.is_soft {
-                    true => Targets::Soft(&step.targets),
-                    false => Targets::Labels { labels: &step.labels, smoothing: 0.0 },
-                };
-                let (loss, grad) = (x[loss].memory(), &x[grad_logits]);
-                softmax_loss::cross_entropy_with(s, &x[logits], &targets, scale, loss, grad, &Extras::default())
-            }
-            StepOp::BinaryCrossEntropy { logits, scale, loss, grad_logits } => {
-                let (loss, grad) = (x[loss].memory(), &x[grad_logits]);
-                softmax_loss::binary_cross_entropy(s, &x[logits], &step.targets, scale, loss, grad, None)
-            }
+            StepOp::CrossEntropy { .. } | StepOp::BinaryCrossEntropy { .. } => self.launch_loss(step, op),
             StepOp::Softmax { logits, probabilities } => softmax_loss::softmax(s, &x[logits], &x[probabilities]),
             StepOp::Sigmoid { logits, probabilities } => softmax_loss::sigmoid(s, &x[logits], &x[probabilities]),
             StepOp::Fused(ref op) => self.launch_fused(step, op),
+        }
+    }
+
+    fn launch_loss(&self, step: &PreparedStep, op: &StepOp) -> Result<()> {
+        let (s, x, block) = (&self.stream, &step.tensors, &self.block);
+        let loss_scale = State::loss_scale(&block.state)?;
+        let extras = Extras { counters: None, loss_scale: Some(&loss_scale), skip: Some(&block.skip) };
+        match *op {
+            StepOp::CrossEntropy { logits, scale, loss, grad_logits } => {
+                let (targets, counters) = match self.is_soft {
+                    true => (Targets::Soft(&step.targets), None),
+                    false => (Targets::Labels { labels: &step.labels, smoothing: 0.0 }, Some(&block.counters)),
+                };
+                let (loss, grad, extras) = (x[loss].memory(), &x[grad_logits], Extras { counters, ..extras });
+                softmax_loss::cross_entropy_with(s, &x[logits], &targets, scale, loss, grad, &extras)
+            }
+            StepOp::BinaryCrossEntropy { logits, scale, loss, grad_logits } => {
+                let (loss, grad) = (x[loss].memory(), &x[grad_logits]);
+                softmax_loss::binary_cross_entropy(s, &x[logits], &step.targets, scale, loss, grad, &extras)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -134,7 +145,8 @@ impl Network {
                 let norm = &self.model.norms[norm];
                 let (gamma, beta) = (&a.param[norm.gamma], &a.param[norm.beta]);
                 let (residual, stats) = (residual.map(|r| &x[r]), x[stats].memory());
-                batch_norm::forward_train(s, op, &x[input], gamma, beta, residual, &x[output], stats, workspace)
+                batch_norm::forward_train(s, op, &x[input], gamma, beta, residual, &x[output], stats, workspace)?;
+                batch_norm::flag_non_finite(op, stats, &self.block.skip)
             }
             StepOp::BatchNormEval { ref op, norm, input, residual, output } => {
                 let (mean, var) = &a.norm[norm];

@@ -137,7 +137,7 @@ impl<'a> Run<'a> {
             running: None,
             stats: x[stats].memory(),
             scale_shift: x[scale_shift].memory(),
-            skip: Some(&self.kernel.skip),
+            skip: Some(&self.network.block.skip),
         })
     }
 
@@ -150,7 +150,7 @@ impl<'a> Run<'a> {
             stats: x[of.stats].memory(),
             scale_shift: Some(x[of.scale_shift].memory()),
             running: None,
-            skip: Some(&self.kernel.skip),
+            skip: Some(&self.network.block.skip),
         };
         batch_norm::statistics(&self.network.stream, &of.op, &x[input], &to, &self.network.workspace)
     }

@@ -1,5 +1,4 @@
-//! What executors with kernels hold beside the f32 arrays: 16-bit copies of the parameters, tables of the running statistics, and
-//! a flag for statistics that are not finite.
+//! What executors with kernels hold beside the f32 arrays: 16-bit copies of the parameters and tables of the running statistics.
 
 use half::{bf16, f16};
 
@@ -19,10 +18,6 @@ pub(super) struct KernelArrays {
     pub running: Vec<Slice>,
     /// Whether `running` follows from the parameters and running statistics as they are.
     pub is_running_fresh: bool,
-    /// One u32: 1 after a statistic that was not finite, until the optimizer reads it.
-    pub skip: Slice,
-    /// Whether the host has seen that flag: the next step clears it.
-    is_skip_seen: bool,
 }
 
 impl KernelArrays {
@@ -33,8 +28,7 @@ impl KernelArrays {
         let tables = super::flat(device, model.running_len)?;
         // Offsets of a running pair are apart by the channels rounded up: the pair's place holds a table without a gap.
         let running = model.norms.iter().map(|n| tables.part(n.mean_offset, 2 * n.c)).collect::<Result<Vec<_>>>()?;
-        let skip = Buffer::zeroed(device, 4)?.slice_of(DType::U32, 0, 1)?;
-        Ok(KernelArrays { copies, copy, running, is_running_fresh: false, skip, is_skip_seen: false })
+        Ok(KernelArrays { copies, copy, running, is_running_fresh: false })
     }
 
     /// Rounds all parameters.
@@ -75,19 +69,5 @@ impl Network {
         }
         kernel.is_running_fresh = true;
         Ok(())
-    }
-
-    /// A new step begins.
-    pub(super) fn clear_skip_flag(&mut self) -> Result<()> {
-        let Some(kernel) = self.kernel.as_mut().filter(|k| k.is_skip_seen) else { return Ok(()) };
-        kernel.is_skip_seen = false;
-        kernel.skip.write(&[0u32])
-    }
-
-    /// Where a statistic of the step was not finite, its losses are NaN: a ReLU on load may have hidden what went wrong.
-    pub(super) fn with_skip_flag(&mut self, losses: Vec<f32>) -> Result<Vec<f32>> {
-        let Some(kernel) = &mut self.kernel else { return Ok(losses) };
-        kernel.is_skip_seen = kernel.skip.read::<u32>()?[0] != 0;
-        Ok(if kernel.is_skip_seen { vec![f32::NAN; losses.len()] } else { losses })
     }
 }

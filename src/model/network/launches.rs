@@ -13,7 +13,7 @@ impl Network {
     pub fn launches(&self, mode: Mode, shape: StepShape) -> Result<Vec<Vec<Launched>>> {
         let step = self.step(mode, shape)?;
         let launched = |op| {
-            let (outcome, launched) = recorded(|| self.launch(step, op, 0));
+            let (outcome, launched) = recorded(|| self.launch(step, op));
             outcome.map(|()| launched)
         };
         step.plan.ops().map(launched).collect()

@@ -3,7 +3,8 @@
 //!
 //! ```no_run
 //! use vcycle::device::Device;
-//! use vcycle::model::{Arch, Mode, Model, ModelConfig, Network};
+//! use vcycle::labels::Labels;
+//! use vcycle::model::{Arch, Mode, Model, ModelConfig, Network, StepInputs, StepTargets};
 //! use vcycle::optimizer::SgdConfig;
 //! use vcycle::shape::StepShape;
 //!
@@ -14,16 +15,18 @@
 //! network.prepare(&[coarse, fine], &[fine])?;
 //! for (step, shape) in [coarse, fine].into_iter().enumerate() {
 //!     for input in network.inputs(Mode::Train, shape)? { /* resample into input.tensor */ }
-//!     let losses = network.forward_backward(shape, &vec![0; shape.clips], step as u64)?;
-//!     if losses.iter().all(|l| l.is_finite()) {
-//!         network.update_running_statistics(shape)?;
-//!         network.sgd_step(0.1, &SgdConfig::default())?;
-//!     }
+//!     let labels = Labels::Classes(vec![0; shape.clips]);
+//!     let inputs = StepInputs { targets: StepTargets::Labels(&labels), step_idx: step as u64, lr: 0.1 };
+//!     network.train_step(shape, &inputs, &SgdConfig::default())?; // queued: the device works on it meanwhile
+//! }
+//! while let Some(results) = network.take_results()? {
+//!     println!("{:?}, skipped: {}", results.losses, results.state.skipped);
 //! }
 //! # Ok(())
 //! # }
 //! ```
 
+mod block;
 mod execute;
 mod fused;
 mod kernel_arrays;
@@ -33,24 +36,29 @@ mod precise;
 mod prepare;
 mod profile;
 mod state;
+mod train_step;
 mod update;
 
 pub use precise::PreciseStatistics;
 pub use profile::Profile;
 pub use state::{NamedArray, OptimizerState, fold_sub_batch_norm};
+pub use train_step::{StepInputs, StepResults, StepTargets};
+
+use std::collections::VecDeque;
 
 use crate::device::{Buffer, DType, Device, Slice, Stream, Tensor};
 use crate::error::{Error, Result};
 use crate::labels::Labels;
-use crate::model::config::Loss;
 use crate::model::init::initial_values;
 use crate::model::layers::Model;
 use crate::model::plan::{Lowering, Mode, Plan};
 use crate::ops::batch_norm;
 use crate::shape::StepShape;
+use block::StepBlock;
 use kernel_arrays::KernelArrays;
 use prepare::PreparedStep;
-use update::Updates;
+use train_step::Pending;
+use update::{Update, first_state};
 
 /// The input of one pathway of a step: where `resample` writes.
 #[derive(Clone, Debug)]
@@ -69,11 +77,15 @@ pub struct Network {
     seed: u64,
     arrays: Arrays,
     kernel: Option<KernelArrays>,
-    updates: Updates,
+    /// What training steps are told and tell.
+    block: StepBlock,
+    update: Option<Update>,
     steps: Vec<PreparedStep>,
     workspace: Slice,
+    /// Of steps whose results were taken.
     batches_tracked: u64,
-    has_momentum: bool,
+    /// Steps whose results were not, the oldest first.
+    pending: VecDeque<Pending>,
     /// Whether the targets of the step are shared among classes, for cross-entropy.
     is_soft: bool,
     profile: Option<Profile>,
@@ -127,11 +139,12 @@ impl Network {
             seed,
             arrays,
             kernel,
-            updates: Updates::new(device)?,
+            block: StepBlock::new(device, 0, 0, &first_state(false))?,
+            update: None,
             steps: vec![],
             workspace,
             batches_tracked: 0,
-            has_momentum: false,
+            pending: VecDeque::new(),
             is_soft: false,
             profile: None,
             is_poisoned: false,
@@ -171,15 +184,15 @@ impl Network {
         Ok(&self.step(mode, shape)?.inputs)
     }
 
-    /// Forward and backward of one batch; gradients replace those of the step before. Returns the loss of each clip; the gradients are those of its mean. Neither parameters nor running statistics change, so that the caller can
-    /// drop a step whose loss is not finite. `step_idx` selects the dropout mask.
+    /// Forward and backward of one batch, waited for; gradients replace those of the step before. Returns the loss of each clip; the
+    /// gradients are those of its mean. Neither parameters nor running statistics change. `step_idx` selects the dropout mask. Where a
+    /// batch-norm statistic is not finite, all losses are NaN: a ReLU on load may have hidden what went wrong.
     ///
     /// # Errors
     /// A shape that was not prepared, a wrong number of labels, a label that is no class, sets of classes where the model's
     /// loss takes one class a clip.
     pub fn forward_backward(&mut self, shape: StepShape, labels: impl Into<Labels>, step_idx: u64) -> Result<Vec<f32>> {
-        self.write_labels(shape, &labels.into())?;
-        self.forward_backward_of_targets(shape, step_idx)
+        self.forward_backward_of(shape, StepTargets::Labels(&labels.into()), step_idx)
     }
 
     /// [`Network::forward_backward`] with a target for every class of every clip, `[clips][classes]` (mixup, label smoothing).
@@ -187,37 +200,35 @@ impl Network {
     /// # Errors
     /// A shape that was not prepared, a wrong number of targets.
     pub fn forward_backward_soft(&mut self, shape: StepShape, targets: &[f32], step_idx: u64) -> Result<Vec<f32>> {
-        let to = self.step(Mode::Train, shape)?.targets.memory();
-        if to.len() != targets.len() {
-            return Err(Error::shape(
-                "targets",
-                format!("expected {} (grid {shape}), got {}", to.len(), targets.len()),
-            ));
-        }
-        to.write(targets)?;
-        self.is_soft = true;
-        self.forward_backward_of_targets(shape, step_idx)
+        self.forward_backward_of(shape, StepTargets::Soft(targets), step_idx)
     }
 
-    fn forward_backward_of_targets(&mut self, shape: StepShape, step_idx: u64) -> Result<Vec<f32>> {
+    fn forward_backward_of(&mut self, shape: StepShape, targets: StepTargets<'_>, step_idx: u64) -> Result<Vec<f32>> {
         let step = self.step_idx(Mode::Train, shape)?;
-        self.clear_skip_flag()?;
-        self.run(step, execute::Pass::Forward, step_idx)?;
-        self.run(step, execute::Pass::Backward, step_idx)?;
-        let step = &self.steps[step];
-        let losses = step.tensors[step.plan.result].read::<f32>()?;
-        self.with_skip_flag(losses)
+        self.upload_inputs(step, &StepInputs { targets, step_idx, lr: 0.0 })?;
+        self.run(step, execute::Pass::Forward)?;
+        self.run(step, execute::Pass::Backward)?;
+        self.read_losses(step)
     }
 
     /// The forward half of [`Network::forward_backward`]: batch statistics, logits and the loss of each clip.
     pub fn forward_train(&mut self, shape: StepShape, labels: impl Into<Labels>, step_idx: u64) -> Result<Vec<f32>> {
-        self.write_labels(shape, &labels.into())?;
+        let step = self.queue_forward_train(shape, &labels.into(), step_idx)?;
+        self.read_losses(step)
+    }
+
+    /// [`Network::forward_train`] without waiting. Returns the number of the prepared step.
+    pub(crate) fn queue_forward_train(&mut self, shape: StepShape, labels: &Labels, step_idx: u64) -> Result<usize> {
         let step = self.step_idx(Mode::Train, shape)?;
-        self.clear_skip_flag()?;
-        self.run(step, execute::Pass::Forward, step_idx)?;
-        let step = &self.steps[step];
+        self.upload_inputs(step, &StepInputs { targets: StepTargets::Labels(labels), step_idx, lr: 0.0 })?;
+        self.run(step, execute::Pass::Forward)?;
+        Ok(step)
+    }
+
+    fn read_losses(&self, step: usize) -> Result<Vec<f32>> {
+        let (step, skip) = (&self.steps[step], self.block.skip.read::<u32>()?[0]);
         let losses = step.tensors[step.plan.result].read::<f32>()?;
-        self.with_skip_flag(losses)
+        Ok(if skip & batch_norm::SKIP_BIT == 0 { losses } else { vec![f32::NAN; losses.len()] })
     }
 
     /// Logits of the last training step at `shape`, `[n][classes]`.
@@ -232,12 +243,7 @@ impl Network {
         if self.model.config.frozen_bn {
             return Ok(());
         }
-        let step = self.step(Mode::Train, shape)?;
-        for (op, norm, stats) in step.plan.statistics() {
-            let (mean, var) = &self.arrays.norm[norm];
-            let stats = step.tensors[stats].memory();
-            batch_norm::update_running(&self.stream, op, stats, self.model.config.bn_momentum, mean, var)?;
-        }
+        self.move_running_statistics(self.step_idx(Mode::Train, shape)?, None)?;
         self.batches_tracked += 1;
         self.running_changed();
         Ok(())
@@ -249,7 +255,7 @@ impl Network {
     pub fn forward_eval(&mut self, shape: StepShape) -> Result<Vec<f32>> {
         let step = self.step_idx(Mode::Eval, shape)?;
         self.refresh_running_tables()?;
-        self.run(step, execute::Pass::Forward, 0)?;
+        self.run(step, execute::Pass::Forward)?;
         let step = &self.steps[step];
         step.tensors[step.plan.result].read::<f32>()
     }
@@ -275,30 +281,6 @@ impl Network {
     pub fn grad_norm(&self) -> Result<f64> {
         let grads = self.arrays.grads.read::<f32>()?;
         Ok(grads.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>().sqrt())
-    }
-
-    fn write_labels(&mut self, shape: StepShape, labels: &Labels) -> Result<()> {
-        self.is_soft = false;
-        let (classes, step) = (self.model.config.num_classes, self.step(Mode::Train, shape)?);
-        if let Some((clip, label)) = labels.out_of_range(classes) {
-            return Err(Error::Data(format!(
-                "clip {clip} of the batch has label {label}; the model has {classes} classes"
-            )));
-        }
-        if labels.len() != shape.clips {
-            return Err(Error::shape(
-                "labels",
-                format!("expected {} (grid {shape}), got {}", shape.clips, labels.len()),
-            ));
-        }
-        match (self.model.config.loss, labels) {
-            (Loss::BinaryCrossEntropy, labels) => step.targets.memory().write(&labels.multi_hot(classes)),
-            (Loss::CrossEntropy, Labels::Classes(labels)) => step.labels.write(labels),
-            (Loss::CrossEntropy, Labels::Sets(_)) => Err(Error::Data(
-                "clips have sets of classes, cross_entropy takes one class a clip: use MODEL.LOSS_FUNC bce_logit"
-                    .into(),
-            )),
-        }
     }
 
     fn step_idx(&self, mode: Mode, shape: StepShape) -> Result<usize> {

@@ -1,11 +1,13 @@
 //! Plans every shape of a run and allocates the memory that the largest of them needs.
 
+use super::block::StepBlock;
 use super::{Network, PathwayInput, flat};
-use crate::device::{Buffer, DType, Slice, Tensor};
+use crate::device::{Buffer, Slice, Tensor};
 use crate::error::{Error, Result};
 use crate::model::pathways::slow_pathway_indices;
 use crate::model::plan::{Mode, Place, Plan};
-use crate::shape::{ActivationShape, StepShape};
+use crate::ops::sgd::State;
+use crate::shape::StepShape;
 
 /// A plan whose tensors have memory.
 pub(super) struct PreparedStep {
@@ -61,13 +63,16 @@ impl Network {
         let too_large = |error| too_large(&plans, &error);
         self.workspace = flat(&device, largest(&|p| p.workspace_bytes.div_ceil(4))).map_err(&too_large)?;
         let arena = Buffer::zeroed(&device, largest(&|p| p.arena_bytes)).map_err(&too_large)?;
-        let labels = Buffer::zeroed(&device, largest(&|p| p.shape.clips * 4))?;
-        let targets = Buffer::zeroed(&device, largest(&|p| p.shape.clips * 4) * self.model.config.num_classes)?;
+        let clips = plans.iter().filter(|p| p.mode == Mode::Train).map(|p| p.shape.clips).max().unwrap_or(0);
+        let (tracked, state) = (self.count_batches_tracked()?, State::read(&self.block.state)?);
+        self.pending.clear();
+        self.batches_tracked = tracked;
+        self.block = StepBlock::new(&device, clips, self.model.config.num_classes, &state)?;
         let inputs = (0..self.model.num_pathways())
             .map(|i| Buffer::zeroed(&device, largest(&|p| p.input_bytes(i))))
             .collect::<Result<Vec<_>>>()?;
         for plan in plans {
-            let step = self.bind(plan, &arena, &inputs, [&labels, &targets])?;
+            let step = self.bind(plan, &arena, &inputs)?;
             self.steps.push(step);
         }
         Ok(())
@@ -84,13 +89,18 @@ impl Network {
     }
 
     /// Gives the tensors of `plan` their memory.
-    fn bind(
-        &self,
-        plan: Plan,
-        arena: &Buffer,
-        inputs: &[Buffer],
-        [labels, targets]: [&Buffer; 2],
-    ) -> Result<PreparedStep> {
+    fn bind(&self, plan: Plan, arena: &Buffer, inputs: &[Buffer]) -> Result<PreparedStep> {
+        let (clips, classes) = (plan.shape.clips, self.model.config.num_classes);
+        let is_train = plan.mode == Mode::Train;
+        // Of training steps: what the host reads lies in one piece, and not in the arena.
+        let read_back = match is_train {
+            true => [plan.result, plan.logits].into_iter().zip(self.block.losses_and_logits(clips, classes)?).collect(),
+            false => vec![],
+        };
+        let read_back_of = |storage| {
+            let is = |id: usize| matches!(plan.tensors[id].place, Place::Arena { storage: of, .. } if of == storage);
+            read_back.iter().find(|(id, _)| is(*id)).map(|(_, memory)| memory.clone())
+        };
         let tensors = plan
             .tensors
             .iter()
@@ -101,10 +111,15 @@ impl Network {
                         (inputs[pathway].slice_of(t.dtype, 0, stored.num_elements())?, stored.c)
                     }
                     Place::Arena { storage, offset_c, pitch_c } => {
-                        let storage = &plan.storages[storage];
-                        let size = t.dtype.size_bytes();
-                        let len = storage.len_bytes / size - offset_c;
-                        (arena.slice_of(t.dtype, storage.offset_bytes + offset_c * size, len)?, pitch_c)
+                        let memory = match read_back_of(storage) {
+                            Some(memory) => memory.part(offset_c, memory.len() - offset_c)?,
+                            None => {
+                                let (storage, size) = (&plan.storages[storage], t.dtype.size_bytes());
+                                let len = storage.len_bytes / size - offset_c;
+                                arena.slice_of(t.dtype, storage.offset_bytes + offset_c * size, len)?
+                            }
+                        };
+                        (memory, pitch_c)
                     }
                 };
                 Tensor::new(memory, t.shape, pitch_c)
@@ -116,9 +131,8 @@ impl Network {
                 frame_indices: slow_pathway_indices(plan.shape.frames, self.model.config.frame_ratio(pathway)),
             })
             .collect();
-        let labels = labels.slice_of(DType::U32, 0, plan.shape.clips)?;
-        let shape = ActivationShape::new(plan.shape.clips, 1, 1, 1, self.model.config.num_classes);
-        let targets = Tensor::new(targets.slice_of(DType::F32, 0, shape.num_elements())?, shape, shape.c)?;
+        let clips = if is_train { clips } else { 0 };
+        let (labels, targets) = (self.block.labels(clips)?, self.block.targets(clips, classes)?);
         Ok(PreparedStep { plan, tensors, inputs, labels, targets })
     }
 }

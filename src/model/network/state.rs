@@ -7,6 +7,7 @@ use crate::device::Slice;
 use crate::error::{Error, Result};
 use crate::model::layers::{Param, ParamKind};
 use crate::ops::batch_norm::fold_split_statistics;
+use crate::ops::sgd;
 
 /// A named array in PySlowFast's shape and order (row-major; filters `[c_out][c_in / groups][ft][fh][fw]`).
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +32,7 @@ pub struct OptimizerState {
 impl Network {
     /// Parameters and running statistics in PySlowFast's order. `…num_batches_tracked` are exact up to 2^24.
     pub fn state_dict(&self) -> Result<Vec<NamedArray>> {
-        let mut state = vec![];
+        let (mut state, tracked) = (vec![], self.count_batches_tracked()?);
         let mut norms = self.model.norms.iter().zip(&self.arrays.norm);
         for (param, slice) in self.model.params.iter().zip(&self.arrays.param) {
             state.push(export(param, slice)?);
@@ -46,7 +47,7 @@ impl Network {
                 };
                 state.push(array("running_mean", vec![norm.c], mean.read()?));
                 state.push(array("running_var", vec![norm.c], var.read()?));
-                state.push(array("num_batches_tracked", vec![], vec![self.batches_tracked as f32]));
+                state.push(array("num_batches_tracked", vec![], vec![tracked as f32]));
             }
         }
         Ok(state)
@@ -60,7 +61,7 @@ impl Network {
         for (param, slice) in self.model.params.iter().zip(&self.arrays.param) {
             loads.push((slice, import(param, take(&mut by_name, &param.name, &param.shape)?)));
         }
-        let mut tracked = self.batches_tracked;
+        let mut tracked = self.count_batches_tracked()?;
         for (norm, (mean, var)) in self.model.norms.iter().zip(&self.arrays.norm) {
             for (suffix, slice) in [("running_mean", mean), ("running_var", var)] {
                 let array = take(&mut by_name, &format!("{}.{suffix}", norm.name), &[norm.c])?;
@@ -74,6 +75,7 @@ impl Network {
         for (slice, values) in loads {
             slice.write(&values)?;
         }
+        while self.take_results()?.is_some() {}
         self.batches_tracked = tracked;
         self.values_changed()?;
         Ok(())
@@ -94,7 +96,8 @@ impl Network {
         let momentum = parts
             .map(|p| export(p, &self.arrays.momentum.part(p.offset, p.stored_len())?))
             .collect::<Result<Vec<_>>>()?;
-        Ok(OptimizerState { has_momentum: self.has_momentum, momentum })
+        let has_momentum = sgd::State::read(&self.block.state)?.is_momentum_empty == 0;
+        Ok(OptimizerState { has_momentum, momentum })
     }
 
     /// Replaces the momenta. On an error nothing was changed.
@@ -108,9 +111,7 @@ impl Network {
         }
         refuse_unknown(&by_name)?;
         self.arrays.momentum.write(&flat)?;
-        self.momenta_changed()?;
-        self.has_momentum = state.has_momentum;
-        Ok(())
+        self.reset_update_state(state.has_momentum)
     }
 
     fn check_trains(&self) -> Result<()> {

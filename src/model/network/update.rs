@@ -1,77 +1,84 @@
 //! The optimizer's step: what it needs besides the arrays, and what keeps a step that went wrong from harm.
 
 use super::{Network, flat};
-use crate::device::{Device, Slice};
+use crate::device::Slice;
 use crate::error::Result;
 use crate::model::plan::Mode;
 use crate::ops::sgd::{self, Guard, LossScaling, RangeTable, Sgd, State};
 use crate::optimizer::{SgdConfig, param_ranges};
 use crate::shape::StepShape;
 
-/// What the optimizer leaves for its next step, and its memory.
-pub(super) struct Updates {
-    state: Slice,
-    /// The ranges of the last update, and its scratch memory.
-    table: Option<(RangeTable, Slice)>,
-}
-
-impl Updates {
-    pub fn new(device: &Device) -> Result<Updates> {
-        Ok(Updates { state: State::new(1.0).to_device(device)?, table: None })
-    }
+/// What updates with one configuration need.
+pub(super) struct Update {
+    config: SgdConfig,
+    table: RangeTable,
+    /// Scratch memory.
+    workspace: Slice,
 }
 
 impl Network {
     /// One optimizer step from the gradients of the last [`Network::forward_backward`], clipped as `config` asks. It is without
-    /// effect where a gradient is not finite, and with kernels where a statistic is not: see [`Network::is_update_skipped`].
+    /// effect where a gradient, a statistic or a loss is not finite: see [`Network::is_update_skipped`].
     pub fn sgd_step(&mut self, lr: f32, config: &SgdConfig) -> Result<()> {
+        self.prepare_update(config)?;
+        self.launch_update(lr, None)?;
+        self.running_changed();
+        Ok(())
+    }
+
+    /// Makes what updates with `config` need, where that has changed.
+    pub(super) fn prepare_update(&mut self, config: &SgdConfig) -> Result<()> {
+        if self.update.as_ref().is_some_and(|update| update.config == *config) {
+            return Ok(());
+        }
+        let device = self.stream.device();
+        let table = RangeTable::new(device, &param_ranges(&self.model, config), self.arrays.params.len())?;
+        let workspace = flat(device, table.workspace_bytes().div_ceil(4))?;
+        self.update = Some(Update { config: *config, table, workspace });
+        Ok(())
+    }
+
+    /// Queues the optimizer's step with the learning rate that lies on the device.
+    pub(super) fn queue_update(&self) -> Result<()> {
+        self.launch_update(0.0, Some(&self.block.lr))
+    }
+
+    fn launch_update(&self, lr: f32, lr_on_device: Option<&Slice>) -> Result<()> {
+        let Some(Update { config, table, workspace }) = &self.update else { return Ok(()) };
         let op = Sgd {
             lr,
             momentum: config.momentum,
             dampening: config.dampening,
             nesterov: config.nesterov,
-            first_step: !self.has_momentum,
-        };
-        let (a, ranges) = (&self.arrays, param_ranges(&self.model, config));
-        let (table, workspace) = match self.updates.table.take() {
-            Some(table) if table.0.ranges() == ranges => table,
-            _ => {
-                let table = RangeTable::new(self.stream.device(), &ranges, a.params.len())?;
-                let workspace = flat(self.stream.device(), table.workspace_bytes().div_ceil(4))?;
-                (table, workspace)
-            }
+            // The state knows.
+            first_step: false,
         };
         let guard = Guard {
-            state: &self.updates.state,
-            workspace: &workspace,
-            skip_flag: self.kernel.as_ref().map(|kernel| &kernel.skip),
+            state: &self.block.state,
+            workspace,
+            skip_flag: Some(&self.block.skip),
             scaling: LossScaling::FIXED,
             max_grad_norm: config.clip_grad_l2norm.unwrap_or(f32::INFINITY),
             max_grad_value: config.clip_grad_val.unwrap_or(f32::INFINITY),
         };
-        let copy = self.kernel.as_ref().map(|kernel| &kernel.copies);
-        let arrays = sgd::Arrays { copy, ..sgd::Arrays::new(&a.params, &a.grads, &a.momentum) };
-        sgd::step_all(&self.stream, &op, &table, &arrays, Some(&guard))?;
-        self.updates.table = Some((table, workspace));
-        self.running_changed();
-        self.has_momentum = true;
-        Ok(())
+        let (a, copy) = (&self.arrays, self.kernel.as_ref().map(|kernel| &kernel.copies));
+        let arrays = sgd::Arrays { copy, lr: lr_on_device, ..sgd::Arrays::new(&a.params, &a.grads, &a.momentum) };
+        sgd::step_all(&self.stream, &op, table, &arrays, Some(&guard))
     }
 
-    /// Whether the last [`Network::sgd_step`] was without effect: where a gradient, or with kernels a statistic, was not finite.
-    /// Waits for the device.
+    /// Whether the last [`Network::sgd_step`] was without effect: where a gradient, a statistic or a loss was not finite. Waits for the
+    /// device.
     pub fn is_update_skipped(&self) -> Result<bool> {
-        Ok(State::read(&self.updates.state)?.skipped != 0)
+        Ok(State::read(&self.block.state)?.skipped != 0)
     }
 
     /// l2 norm of all gradients of the last [`Network::sgd_step`], before clipping; NaN where one was not finite. Waits for the
     /// device.
     pub fn last_grad_norm(&self) -> Result<f32> {
-        Ok(State::read(&self.updates.state)?.grad_norm)
+        Ok(State::read(&self.block.state)?.grad_norm)
     }
 
-    /// Whether every batch-norm statistic of the last training step at `shape` is finite. Reads them back; with kernels the losses
-    /// of [`Network::forward_backward`] tell as much.
+    /// Whether every batch-norm statistic of the last training step at `shape` is finite. Reads them back.
     pub fn are_statistics_finite(&self, shape: StepShape) -> Result<bool> {
         let step = self.step(Mode::Train, shape)?;
         for (_, _, stats) in step.plan.statistics() {
@@ -82,9 +89,13 @@ impl Network {
         Ok(true)
     }
 
-    /// Momenta were written from the host.
-    pub(super) fn momenta_changed(&mut self) -> Result<()> {
-        self.updates.state = State::new(1.0).to_device(self.stream.device())?;
-        Ok(())
+    /// The state of an optimizer that goes on with given momenta, or has none yet.
+    pub(super) fn reset_update_state(&mut self, has_momentum: bool) -> Result<()> {
+        self.block.state.write(bytemuck::cast_slice::<State, u32>(&[first_state(has_momentum)]))
     }
+}
+
+/// Before the first step of a run, or of its continuation.
+pub(super) fn first_state(has_momentum: bool) -> State {
+    State { is_momentum_empty: u32::from(!has_momentum), ..State::new(1.0) }
 }

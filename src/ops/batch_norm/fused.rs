@@ -114,7 +114,7 @@ pub fn statistics(stream: &Stream, op: &BatchNorm, input: &Tensor, to: &Tables<'
     }
     if let (Some(skip), false) = (to.skip, is_finite) {
         return with_host([], [skip], |[], [skip]| {
-            skip.into_mut()?[0] = 1u32;
+            skip.into_mut::<u32>()?[0] |= super::SKIP_BIT;
             Ok(())
         });
     }

@@ -289,6 +289,7 @@ pub(super) fn update_running(
     stats: &Slice,
     momentum: f32,
     [mean, var]: [&Slice; 2],
+    skipped: Option<&Slice>,
 ) -> Result<()> {
     let params = RunningParams {
         stats: stats.address(),
@@ -297,12 +298,14 @@ pub(super) fn update_running(
         gamma: 0,
         beta: 0,
         scale_shift: 0,
+        skipped: address(skipped),
         channels: op.shape.c as i32,
         splits: op.splits_used() as i32,
         momentum,
         eps: op.eps,
     };
-    launch::run(stream, name, "batch_norm_update_running_f32", per_channel(op), &[stats], &[mean, var], &params)
+    let reads: Vec<&Slice> = [stats].into_iter().chain(skipped).collect();
+    launch::run(stream, name, "batch_norm_update_running_f32", per_channel(op), &reads, &[mean, var], &params)
 }
 
 pub(super) fn running_scale_shift(
@@ -319,6 +322,7 @@ pub(super) fn running_scale_shift(
         gamma: gamma.address(),
         beta: beta.address(),
         scale_shift: scale_shift.address(),
+        skipped: 0,
         channels: op.shape.c as i32,
         splits: 1,
         momentum: 0.0,

@@ -225,16 +225,50 @@ pub fn update_running(
     running_mean: &Slice,
     running_var: &Slice,
 ) -> Result<()> {
+    update_running_unless(stream, op, stats, momentum, [running_mean, running_var], None)
+}
+
+/// As [`update_running`], but without effect where the u32 at `skipped` is not 0: the optimizer's
+/// [`State::skipped`](crate::ops::sgd::State::skipped), so that a skipped step leaves the running statistics alone and the host need
+/// not ask.
+pub fn update_running_unless(
+    stream: &Stream,
+    op: &BatchNorm,
+    stats: &Slice,
+    momentum: f32,
+    [running_mean, running_var]: [&Slice; 2],
+    skipped: Option<&Slice>,
+) -> Result<()> {
     const OP: &str = "batch_norm update_running";
     op.check(OP)?;
     check::slice(OP, "stats", stats, op.stats_len(), DType::F32)?;
     check::slice(OP, "running_mean", running_mean, op.shape.c, DType::F32)?;
     check::slice(OP, "running_var", running_var, op.shape.c, DType::F32)?;
+    skipped.map_or(Ok(()), |word| check::slice(OP, "skipped", word, 1, DType::U32))?;
     if *stream.device() != Device::Cpu {
-        return launch::update_running(stream, OP, op, stats, momentum, [running_mean, running_var]);
+        return launch::update_running(stream, OP, op, stats, momentum, [running_mean, running_var], skipped);
+    }
+    if let Some(skipped) = skipped
+        && with_host([skipped], [], |[word], []| Ok(word.get::<u32>()?[0] != 0))?
+    {
+        return Ok(());
     }
     with_host([stats], [running_mean, running_var], |[stats], [mean, var]| {
         cpu::update_running(op, stats.get()?, momentum, mean.into_mut()?, var.into_mut()?);
+        Ok(())
+    })
+}
+
+/// The bit of skip flags that is set where a statistic is not finite.
+pub const SKIP_BIT: u32 = 1;
+
+/// Sets [`SKIP_BIT`] of `skip` (one u32) where a statistic of [`forward_train`] is not finite. On the CPU; kernels do it where they form
+/// the statistics.
+pub(crate) fn flag_non_finite(op: &BatchNorm, stats: &Slice, skip: &Slice) -> Result<()> {
+    with_host([&stats.part(0, op.splits_used() * 3 * op.shape.c)?], [skip], |[stats], [skip]| {
+        if stats.get::<f32>()?.iter().any(|v| !v.is_finite()) {
+            skip.into_mut::<u32>()?[0] |= SKIP_BIT;
+        }
         Ok(())
     })
 }

@@ -52,6 +52,11 @@ impl State {
         Ok(bytemuck::cast_slice::<u32, State>(&words)[0])
     }
 
+    /// The u32 in device memory that tells whether the last step was skipped.
+    pub fn skipped(words: &Slice) -> Result<Slice> {
+        words.buffer().slice::<u32>(words.offset_bytes() + std::mem::offset_of!(State, skipped), 1)
+    }
+
     /// The f32 in device memory that losses are multiplied with.
     pub fn loss_scale(words: &Slice) -> Result<Slice> {
         words.buffer().slice::<f32>(words.offset_bytes(), 1)
@@ -88,7 +93,7 @@ pub struct Guard<'a> {
     /// f32, [`RangeTable::workspace_bytes`](super::RangeTable::workspace_bytes), the first
     /// [`TICKET_BYTES`](crate::ops::TICKET_BYTES) of it zero.
     pub workspace: &'a Slice,
-    /// One u32 that batch norm sets where its statistics are not finite. The step reads and clears it. A set flag skips the step
+    /// One u32 that batch norm sets where its statistics are not finite, and the loss where it is not. The step reads and clears it. A set flag skips the step
     /// but leaves the loss scale: an overflow in the forward pass is not its fault.
     pub skip_flag: Option<&'a Slice>,
     /// When the loss scale changes.

@@ -41,13 +41,14 @@ pub(super) fn loss(
         loss: loss.address(),
         counters: extras.counters.map_or(0, Slice::address),
         loss_scale: extras.loss_scale.map_or(0, Slice::address),
+        skip: extras.skip.map_or(0, Slice::address),
         targets_pitch: soft.map_or(0, |soft| soft.pitch_c() as i32),
         scale,
         smoothing,
         ..Params::zeroed()
     };
     let reads = [labels, soft.map(Tensor::memory), extras.loss_scale].into_iter().flatten().collect();
-    let writes = [Some(loss), extras.counters].into_iter().flatten().collect();
+    let writes = [Some(loss), extras.counters, extras.skip].into_iter().flatten().collect();
     let shared_bytes = if is_binary { 0 } else { 4 * grad.shape().c };
     run(stream, op, kernel, shared_bytes, [logits, grad], reads, writes, params)
 }

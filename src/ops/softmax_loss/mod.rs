@@ -34,7 +34,12 @@ pub struct Extras<'a> {
     pub counters: Option<&'a Slice>,
     /// One f32 that multiplies the gradient besides `scale`: a loss scale that lies on the device.
     pub loss_scale: Option<&'a Slice>,
+    /// One u32 in which [`SKIP_BIT`] is set where a clip's loss is not finite, so that the optimizer skips the step.
+    pub skip: Option<&'a Slice>,
 }
+
+/// The bit of [`Extras::skip`]; the lowest belongs to batch norm.
+pub const SKIP_BIT: u32 = 2;
 
 const OP: &str = "softmax_loss";
 const BINARY: &str = "binary cross-entropy";
@@ -118,15 +123,18 @@ pub fn binary_cross_entropy(
     scale: f32,
     loss: &Slice,
     grad_logits: &Tensor,
-    loss_scale: Option<&Slice>,
+    extras: &Extras<'_>,
 ) -> Result<()> {
-    let (targets, extras) = (Targets::Soft(targets), Extras { counters: None, loss_scale });
-    check_loss(BINARY, stream, logits, &targets, loss, grad_logits, &extras)?;
+    let targets = Targets::Soft(targets);
+    check_loss(BINARY, stream, logits, &targets, loss, grad_logits, extras)?;
+    if extras.counters.is_some() {
+        return Err(Error::unsupported(BINARY, "clips with several labels have no top-k counters: pass none"));
+    }
     let tensors = [logits, grad_logits];
     if *stream.device() != Device::Cpu {
-        return launch::loss(stream, (BINARY, true), tensors, &targets, scale, loss, &extras);
+        return launch::loss(stream, (BINARY, true), tensors, &targets, scale, loss, extras);
     }
-    on_host(tensors, &targets, loss, &extras, |logits, targets, out| {
+    on_host(tensors, &targets, loss, extras, |logits, targets, out| {
         if let HostTargets::Soft(targets) = targets {
             cpu::binary_cross_entropy(logits, targets, scale * out.loss_scale, out.loss, out.grad);
         }
@@ -205,6 +213,9 @@ fn check_loss(
     if let Some(counters) = extras.counters {
         check::slice(op, "counters", counters, 4, DType::U32)?;
     }
+    if let Some(skip) = extras.skip {
+        check::slice(op, "skip", skip, 1, DType::U32)?;
+    }
     extras.loss_scale.map_or(Ok(()), |scale| check::slice(op, "loss_scale", scale, 1, DType::F32))
 }
 
@@ -249,6 +260,7 @@ fn on_host(
     reads.extend(extras.loss_scale);
     let mut writes = vec![loss, grad.memory()];
     writes.extend(extras.counters);
+    writes.extend(extras.skip);
     with_host_lists(&reads, &writes, |reads, writes| {
         let (mut reads, mut writes) = (reads.into_iter(), writes.into_iter());
         let mut read = || reads.next().ok_or_else(|| Error::shape(OP, "too few arrays"));
@@ -263,6 +275,11 @@ fn on_host(
         let (loss, of_grad): (HostWrite, HostWrite) = (write()?, write()?);
         let counters = if extras.counters.is_some() { Some(write()?.into_mut()?) } else { None };
         let grad = grad.view_mut(of_grad.into_mut()?);
-        work(x, targets, HostOutput { loss: loss.into_mut()?, grad, counters, loss_scale })
+        let loss = loss.into_mut::<f32>()?;
+        work(x, targets, HostOutput { loss: &mut *loss, grad, counters, loss_scale })?;
+        if extras.skip.is_some() && loss.iter().any(|loss| !loss.is_finite()) {
+            write()?.into_mut::<u32>()?[0] |= SKIP_BIT;
+        }
+        Ok(())
     })
 }

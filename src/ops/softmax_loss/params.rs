@@ -12,6 +12,7 @@ pub(super) struct Params {
     pub loss: u64,
     pub counters: u64,
     pub loss_scale: u64,
+    pub skip: u64,
     pub classes: i32,
     pub logits_pitch: i32,
     pub output_pitch: i32,
@@ -20,4 +21,4 @@ pub(super) struct Params {
     pub smoothing: f32,
 }
 
-const _: () = assert!(size_of::<Params>() == 80);
+const _: () = assert!(size_of::<Params>() == 88);

@@ -189,7 +189,13 @@ fn evaluation_in_place_and_running_statistics() {
         let stats = step_on(&device, DType::F32, &case, &o, Share::Nothing).stats;
         let moved = [&device, &Device::Cpu].map(|device| {
             let [stats, mean, var] = [&stats, &o.beta, &o.gamma].map(|v| slice(device, DType::F32, v));
-            batch_norm::update_running(&device.stream().unwrap(), &op, &stats, 0.25, &mean, &var).unwrap();
+            let stream = device.stream().unwrap();
+            // A skipped step leaves them alone.
+            let skipped = vcycle::device::Buffer::from_host(device, &[1u32]).unwrap();
+            batch_norm::update_running_unless(&stream, &op, &stats, 0.25, [&mean, &var], Some(&skipped)).unwrap();
+            assert!(stored::read(&mean) == o.beta && stored::read(&var) == o.gamma, "{device}: a skipped step");
+            skipped.write(&[0u32]).unwrap();
+            batch_norm::update_running_unless(&stream, &op, &stats, 0.25, [&mean, &var], Some(&skipped)).unwrap();
             [stored::read(&mean), stored::read(&var)].concat()
         });
         for (i, (kernel, cpu)) in moved[0].iter().zip(&moved[1]).enumerate() {

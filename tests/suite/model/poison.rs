@@ -83,6 +83,11 @@ fn memory_that_nothing_needs_may_hold_anything() {
 
 /// Whether the last op of `storage`'s life reads it, or the host does after the step.
 fn is_read_last(plan: &Plan, storage: usize) -> bool {
+    // What the host reads after every step has memory of its own.
+    let is_of = |tensor: usize| matches!(plan.tensors[tensor].place, Place::Arena { storage: s, .. } if s == storage);
+    if is_of(plan.result) || is_of(plan.logits) {
+        return false;
+    }
     let last_op = plan.storages[storage].last_op;
     let Some(op) = plan.ops().nth(last_op) else { return true };
     // Without a ReLU its backward is given the output and does not look at it.

@@ -1,7 +1,7 @@
 //! Every loss on every executor, with gradients of every type, counters, and labels that are no class.
 
 use vcycle::device::{Buffer, DType, Device, Slice, Tensor};
-use vcycle::ops::softmax_loss::{self, Extras, Targets, reference};
+use vcycle::ops::softmax_loss::{self, Extras, SKIP_BIT, Targets, reference};
 use vcycle::shape::ActivationShape;
 
 use super::{labels, logits_shape};
@@ -37,7 +37,8 @@ fn run(device: &Device, classes: usize, logits: &[f32], against: &Against, scale
     let counters = Buffer::from_host(device, &[10u32, 20, 30, 40]).unwrap();
     // Half of the scale comes from the device.
     let half = stored::slice(device, DType::F32, &[0.5]);
-    let extras = Extras { counters: Some(&counters), loss_scale: Some(&half) };
+    let skip = Buffer::from_host(device, &[1u32]).unwrap();
+    let extras = Extras { counters: Some(&counters), loss_scale: Some(&half), skip: Some(&skip) };
     let soft = |values: &[f32]| stored::tensor(device, DType::F32, shape, values, [0, 5]);
     let cross_entropy = |targets: &Targets| {
         softmax_loss::cross_entropy_with(&stream, &x, targets, 2.0 * scale, &loss, &grad, &extras).unwrap();
@@ -50,10 +51,15 @@ fn run(device: &Device, classes: usize, logits: &[f32], against: &Against, scale
         Against::Soft(targets) => cross_entropy(&Targets::Soft(&soft(targets))),
         Against::Binary(targets) => {
             let targets = soft(targets);
-            softmax_loss::binary_cross_entropy(&stream, &x, &targets, 2.0 * scale, &loss, &grad, Some(&half)).unwrap();
+            let extras = Extras { counters: None, ..extras };
+            softmax_loss::binary_cross_entropy(&stream, &x, &targets, 2.0 * scale, &loss, &grad, &extras).unwrap();
         }
     }
-    Left { loss: loss.read().unwrap(), grad: stored::read_tensor(&grad, [2, 3]), counters: counters.read().unwrap() }
+    let loss: Vec<f32> = loss.read().unwrap();
+    let is_bad = loss.iter().any(|l| !l.is_finite());
+    // Batch norm's bit stays.
+    assert_eq!(skip.read::<u32>().unwrap()[0], if is_bad { 1 | SKIP_BIT } else { 1 }, "{device}: {loss:?}");
+    Left { loss, grad: stored::read_tensor(&grad, [2, 3]), counters: counters.read().unwrap() }
 }
 
 /// Losses, gradient of their mean and probabilities.
@@ -253,7 +259,7 @@ fn losses_in_place() {
         assert!(stored::read_tensor(&place, [1, 1]) == want.grad && stored::read(&loss) == want.loss, "{device}");
         let want = run(&device, 10, &logits, &Against::Binary(&soft), 0.5, DType::F32);
         let (place, targets) = (x(), stored::tensor(&device, DType::F32, logits_shape(3, 10), &soft, [0, 0]));
-        softmax_loss::binary_cross_entropy(&stream, &place, &targets, 0.5, &loss, &place, None).unwrap();
+        softmax_loss::binary_cross_entropy(&stream, &place, &targets, 0.5, &loss, &place, &Extras::default()).unwrap();
         assert!(stored::read_tensor(&place, [1, 1]) == want.grad && stored::read(&loss) == want.loss, "{device}");
     }
 }
