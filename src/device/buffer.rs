@@ -7,6 +7,7 @@ use std::sync::{Arc, RwLock};
 
 use cudarc::driver::result;
 
+use super::graph::refuse_in_capture;
 use super::{CudaDevice, Device};
 use crate::error::{Error, Result};
 
@@ -137,6 +138,7 @@ impl Buffer {
         let out_of_memory =
             || Error::Driver { op: "allocate".into(), message: format!("there is no memory of {len_bytes} bytes") };
         Layout::from_size_align(len_bytes.max(1), ALIGNMENT_BYTES).map_err(|_| out_of_memory())?;
+        refuse_in_capture(device, "an allocation")?;
         let place = match device {
             // SAFETY: the layout has a non-zero size.
             Device::Cpu => {
@@ -298,6 +300,7 @@ impl Slice {
     pub(super) fn write_bytes(&self, bytes: &[u8]) -> Result<()> {
         debug_assert_eq!(bytes.len(), self.len_bytes());
         let memory = &self.buffer.memory;
+        refuse_in_capture(&memory.device, "a copy from the host")?;
         match (memory.host(), &memory.device) {
             (Some(start), _) => {
                 let _guard = memory.lock.write().unwrap_or_else(|p| p.into_inner());
@@ -321,6 +324,7 @@ impl Slice {
     pub(super) fn read_bytes(&self, bytes: &mut [u8]) -> Result<()> {
         debug_assert_eq!(bytes.len(), self.len_bytes());
         let memory = &self.buffer.memory;
+        refuse_in_capture(&memory.device, "a copy to the host")?;
         match (memory.host(), &memory.device) {
             (Some(start), _) => {
                 let _guard = memory.lock.read().unwrap_or_else(|p| p.into_inner());

@@ -6,6 +6,7 @@ use cudarc::driver::{CudaEvent, sys};
 
 use super::Stream;
 use super::cuda::driver_error;
+use super::graph::refuse_in_capture;
 use crate::error::{Error, Result};
 
 /// A point in a stream: to wait for, and to measure time between two of them. On `Cpu` and `Simt`, where work is done when
@@ -23,6 +24,7 @@ enum Point {
 
 impl Event {
     pub(super) fn record(stream: &Stream) -> Result<Event> {
+        refuse_in_capture(stream.device(), "an event")?;
         let point = match &stream.cuda {
             None => Point::Host(Instant::now()),
             Some(cuda) => {

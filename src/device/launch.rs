@@ -70,7 +70,25 @@ pub fn recorded<O>(work: impl FnOnce() -> O) -> (O, Vec<Launched>) {
 /// - Every address in `arguments` is of memory that lives on the stream's device until the launch has finished, and that
 ///   is as large as the kernel's contract says for the other parameters.
 /// - Nobody else reads what the kernel writes, or writes what it reads or writes, until it has finished.
+/// - Where it is captured in a [`Graph`](super::Graph), this holds for every launch of the graph.
 pub unsafe fn launch(stream: &Stream, op: &str, kernel: &str, config: LaunchConfig, arguments: &[&[u8]]) -> Result<()> {
+    // SAFETY: the caller's duties are the same.
+    unsafe { launch_with(stream, op, kernel, config, arguments, &[], &[]) }
+}
+
+/// [`launch`] of a kernel that reads and writes the given memory: the emulator locks it, a graph keeps it.
+///
+/// # Safety
+/// As [`launch`].
+pub(super) unsafe fn launch_with(
+    stream: &Stream,
+    op: &str,
+    kernel: &str,
+    config: LaunchConfig,
+    arguments: &[&[u8]],
+    reads: &[&Slice],
+    writes: &[&Slice],
+) -> Result<()> {
     if prints_launches() {
         eprintln!("launch {op}: {kernel}, {config}");
     }
@@ -80,6 +98,7 @@ pub unsafe fn launch(stream: &Stream, op: &str, kernel: &str, config: LaunchConf
             record.push(Launched { op: op.into(), kernel: kernel.into(), config });
         }
     });
+    let is_captured = super::graph::note_launch(stream, (op, kernel), config, arguments, reads, writes)?;
     match stream.device() {
         Device::Cpu => {
             return Err(Error::unsupported(
@@ -90,12 +109,18 @@ pub unsafe fn launch(stream: &Stream, op: &str, kernel: &str, config: LaunchConf
         // SAFETY: the caller's duties are the same.
         Device::Cuda(device) => unsafe { launch_on_gpu(device, stream, op, kernel, config, arguments) }?,
         #[cfg(feature = "simt")]
-        // SAFETY: the caller's duties are the same.
-        Device::Simt => unsafe { super::simt::launch(op, kernel, &config, arguments) }?,
+        Device::Simt if is_captured => {}
+        #[cfg(feature = "simt")]
+        Device::Simt => {
+            // The emulator works on host memory, which another thread could read or write meanwhile.
+            let _guards = super::host_access::lock_all(reads, writes);
+            // SAFETY: the caller's duties are the same.
+            unsafe { super::simt::launch(op, kernel, &config, arguments) }?;
+        }
         #[cfg(not(feature = "simt"))]
         Device::Simt => return Err(Error::NoDevice("this program was built without the feature `simt`".into())),
     }
-    if waits_after_each_launch() {
+    if waits_after_each_launch() && !is_captured {
         stream.synchronize().map_err(|e| Error::Driver { op: op.into(), message: format!("{kernel}: {e}") })?;
     }
     Ok(())
@@ -179,7 +204,8 @@ pub(crate) fn print_plan(line: impl FnOnce() -> String) {
     }
 }
 
-fn waits_after_each_launch() -> bool {
+/// Whether `VCYCLE_SYNC=1` is set.
+pub(super) fn waits_after_each_launch() -> bool {
     static WAITS: OnceLock<bool> = OnceLock::new();
     *WAITS.get_or_init(|| std::env::var_os("VCYCLE_SYNC").is_some_and(|v| v == "1"))
 }
@@ -214,12 +240,10 @@ pub(crate) fn run_with_maps<P: bytemuck::Pod>(
         slice.check_device(stream.device(), op)?;
     }
     super::host_access::check_overlap(reads, writes)?;
-    // The emulator works on host memory, which another thread could read or write meanwhile.
-    let _guards = (*stream.device() == Device::Simt).then(|| super::host_access::lock_all(reads, writes));
     // SAFETY: kernels and their params are parts of this crate: sizes are asserted on both sides, and an op checks its
     // shapes against the lengths of these slices before it comes here. Buffers outlive queued work, because freeing waits;
-    // on the emulator they are locked until it is done.
+    // on the emulator they are locked until it is done, and a captured launch keeps them.
     let arguments: Vec<&[u8]> =
         [bytemuck::bytes_of(params)].into_iter().chain(maps.iter().map(bytemuck::bytes_of)).collect();
-    unsafe { launch(stream, op, kernel, config, &arguments) }
+    unsafe { launch_with(stream, op, kernel, config, &arguments, reads, writes) }
 }

@@ -11,6 +11,7 @@
 //! | activations in memory | [`Tensor`] |
 //! | a tensor as TMA sees it | [`TensorMap`] |
 //! | a kernel on its way to the device | [`launch`] |
+//! | launches captured once and started as one | [`Graph`] |
 //! | memory and streams of other CUDA code | [`interop`] |
 
 mod buffer;
@@ -19,6 +20,7 @@ mod cuda;
 #[cfg(feature = "cust")]
 pub mod cust_interop;
 mod event;
+mod graph;
 mod host_access;
 pub mod interop;
 pub mod kernels;
@@ -35,6 +37,7 @@ mod tensor_map;
 pub use buffer::{Buffer, DType, Element, Slice};
 pub use cuda::{CudaDevice, Gpu};
 pub use event::Event;
+pub use graph::Graph;
 pub use host_access::{HostRead, HostWrite, with_host, with_host_lists};
 pub use known_gpus::KNOWN_GPUS;
 pub use launch::{LaunchConfig, Launched, recorded};
@@ -60,6 +63,7 @@ pub enum Device {
 impl Device {
     /// Waits until all work queued on the device has finished.
     pub fn synchronize(&self) -> Result<()> {
+        graph::refuse_in_capture(self, "waiting for the device")?;
         match self {
             Device::Cuda(cuda) => cuda.synchronize(),
             _ => Ok(()),

@@ -4,6 +4,7 @@ use std::ptr::NonNull;
 
 use cudarc::driver::{result, sys};
 
+use super::graph::refuse_in_capture;
 use super::{CudaDevice, Device, Event};
 use crate::error::{Error, Result};
 
@@ -27,6 +28,7 @@ unsafe impl Sync for Pinned {}
 impl Pinned {
     /// `len` bytes for copies from and to `device`.
     pub fn zeroed(device: &Device, len: usize) -> Result<Pinned> {
+        refuse_in_capture(device, "an allocation of pinned memory")?;
         let memory = match device {
             Device::Cuda(device) if device.is_there() => {
                 let start = device.with_context(&format!("allocate {len} bytes of pinned memory"), || {

@@ -1,10 +1,12 @@
 //! In-order queues of work.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cudarc::driver::{CudaStream, result};
 
 use super::cuda::driver_error;
+use super::graph::refuse_in_capture;
 use super::{Device, Event, Pinned, Slice};
 use crate::error::{Error, Result};
 
@@ -12,6 +14,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Stream {
     device: Device,
+    /// Tells streams apart that have no queue of the driver.
+    number: usize,
     pub(super) cuda: Option<Arc<CudaStream>>,
 }
 
@@ -22,11 +26,17 @@ impl Stream {
             _ => Ok(None),
         };
         let cuda = cuda.map_err(|e| driver_error("new stream", e))?;
-        Ok(Stream { device: device.clone(), cuda })
+        static NUM_MADE: AtomicUsize = AtomicUsize::new(0);
+        Ok(Stream { device: device.clone(), number: NUM_MADE.fetch_add(1, Ordering::Relaxed), cuda })
     }
 
     pub(super) fn wrap(device: Device, cuda: Option<Arc<CudaStream>>) -> Stream {
-        Stream { device, cuda }
+        Stream { device, number: 0, cuda }
+    }
+
+    /// The same for every clone and for no other stream of the device.
+    pub(super) fn id(&self) -> usize {
+        self.cuda.as_ref().map_or(self.number, |queue| queue.cu_stream().addr())
     }
 
     /// The device that the stream belongs to.
@@ -36,6 +46,7 @@ impl Stream {
 
     /// Waits until all work queued on the stream has finished.
     pub fn synchronize(&self) -> Result<()> {
+        refuse_in_capture(&self.device, "waiting for the stream")?;
         match &self.cuda {
             None => Ok(()),
             Some(stream) => stream.synchronize().map_err(|e| driver_error("synchronize", e)),
@@ -44,6 +55,7 @@ impl Stream {
 
     /// Work queued from now on starts after what `event` recorded.
     pub fn wait(&self, event: &Event) -> Result<()> {
+        refuse_in_capture(&self.device, "waiting for an event")?;
         match (&self.cuda, event.cuda()) {
             (Some(stream), Some(event)) => stream.wait(event).map_err(|e| driver_error("wait", e)),
             (None, None) => Ok(()),
@@ -90,6 +102,7 @@ impl Stream {
         }
         let to = to.part(0, bytes.len() / element_bytes)?;
         to.check_device(&self.device, "write")?;
+        refuse_in_capture(&self.device, "a copy of a small table")?;
         let Some(stream) = &self.cuda else { return to.write_bytes(bytes) };
         stream.context().bind_to_thread().map_err(|e| driver_error("write", e))?;
         // SAFETY: the ranges were checked. From pageable memory the call returns after the driver has taken a copy.
@@ -108,6 +121,7 @@ impl Stream {
     }
 
     fn check_copy(&self, op: &'static str, pinned: &Pinned, slice: &Slice) -> Result<()> {
+        refuse_in_capture(&self.device, op)?;
         slice.check_device(&self.device, op)?;
         if pinned.len() < slice.len_bytes() {
             let message = format!("{} bytes of pinned memory for {} of the device", pinned.len(), slice.len_bytes());

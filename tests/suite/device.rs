@@ -1,5 +1,6 @@
 //! Devices, memory, streams, copies.
 
+mod graph;
 mod host;
 
 use std::process::Command;
