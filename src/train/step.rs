@@ -2,7 +2,7 @@
 
 use super::mixup::Mix;
 use crate::clip::{HostBatch, HostClip};
-use crate::device::{Buffer, DType, Device, Event, Slice};
+use crate::device::{Device, Event};
 use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::metrics::count_top_k;
@@ -18,7 +18,8 @@ pub(crate) struct Road {
     pub network: Network,
     upload: Upload,
     resample: Resample,
-    resample_workspace: Slice,
+    /// Clips x frames of the largest shape.
+    largest_frames: usize,
     /// The step whose results were not read yet.
     queued: Option<Queued>,
     /// Where the step before it ended.
@@ -59,13 +60,9 @@ impl Road {
     pub fn new(mut network: Network, resample: Resample, train: &[StepShape], eval: &[StepShape]) -> Result<Road> {
         network.prepare(train, eval)?;
         let device = network.device().clone();
-        let num_pathways = network.model().num_pathways();
-        // A pathway never has more frames than the clip.
-        let bytes = |s: &StepShape| resample::workspace_bytes(s.clips, num_pathways * s.frames);
-        let largest = train.iter().chain(eval).map(bytes).max().unwrap_or(0);
-        let resample_workspace = Buffer::zeroed(&device, largest)?.slice_of(DType::U8, 0, largest)?;
+        let largest_frames = train.iter().chain(eval).map(|s| s.clips * s.frames).max().unwrap_or(0);
         let (upload, last_end) = (Upload::new(&device)?, network.stream().record()?);
-        Ok(Road { network, upload, resample, resample_workspace, queued: None, last_end })
+        Ok(Road { network, upload, resample, largest_frames, queued: None, last_end })
     }
 
     /// Steps from here on are timed from now: nothing is under way.
@@ -164,7 +161,6 @@ impl Road {
 
     /// Upload and resample: decoded clips become the inputs of all pathways.
     fn fill_inputs(&mut self, mode: Mode, shape: StepShape, clips: &[HostClip]) -> Result<()> {
-        let clips = self.upload.clips(clips)?;
         let inputs = self.network.inputs(mode, shape)?;
         // The last batch of an evaluation may be smaller than planned.
         let outputs = inputs.iter().map(|i| i.tensor.clips(0, clips.len())).collect::<Result<Vec<_>>>()?;
@@ -173,7 +169,15 @@ impl Road {
             .zip(&outputs)
             .map(|(input, output)| Pathway { output, frame_indices: &input.frame_indices })
             .collect();
-        resample::forward(self.network.stream(), &self.resample, &clips, &pathways, &self.resample_workspace)
+        let num_frames = pathways.iter().map(|p| p.frame_indices.len()).sum();
+        let table_bytes = resample::workspace_bytes(clips.len(), num_frames);
+        let largest = self.largest_frames as f64 / (clips.len().max(1) * shape.frames) as f64;
+        let stream = self.network.stream();
+        let batch = self.upload.batch(stream, clips, largest, table_bytes, |clips, table| {
+            resample::write_table(clips, &pathways, table)
+        })?;
+        resample::forward_with_table(stream, &self.resample, &batch.clips, &pathways, &batch.table)?;
+        self.upload.is_read(stream)
     }
 
     /// Classes of the model.

@@ -101,7 +101,8 @@ fn a_test_decodes_a_video_once_for_all_views() {
         assert_eq!((batches.len(), counting.calls.load(Ordering::SeqCst)), (5, 5));
         let mut upload = Upload::new(&Device::Cpu).expect("upload");
         for (video, batch) in batches.iter().enumerate() {
-            let uploaded = upload.clips(&batch.clips).expect("uploaded");
+            let stream = Device::Cpu.stream().expect("stream");
+            let uploaded = upload.batch(&stream, &batch.clips, 1.0, 0, |_, _| Ok(())).expect("uploaded").clips;
             let distinct: usize = batch.clips.iter().step_by(3).map(|c| c.bytes.len().next_multiple_of(256)).sum();
             assert!(mode == ResampleMode::Trilinear || upload.len_bytes() == distinct);
             assert!(uploaded.iter().zip(&batch.clips).all(|(a, b)| a.memory.read::<u8>().expect("bytes") == *b.bytes));

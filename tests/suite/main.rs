@@ -42,5 +42,6 @@ mod sgd;
 mod softmax_loss;
 mod test;
 mod train;
+mod upload;
 mod verify;
 mod weights;

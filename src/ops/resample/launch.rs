@@ -6,30 +6,38 @@ use super::{OP, Pathway, Resample, SourceClip};
 use crate::device::{Slice, Stream, launch};
 use crate::error::{Error, Result};
 
+/// The table of clips and frames that the kernel reads, to the start of `to`; what was written.
+pub(super) fn write_table(clips: &[SourceClip], pathways: &[Pathway<'_>], to: &mut [u8]) -> usize {
+    let mut len = 0;
+    let mut write = |bytes: &[u8]| {
+        to[len..len + bytes.len()].copy_from_slice(bytes);
+        len += bytes.len();
+    };
+    clips.iter().for_each(|clip| write(bytemuck::bytes_of(&entry(clip))));
+    write(bytemuck::cast_slice(&frame_table(pathways)));
+    len
+}
+
 pub(super) fn forward(
     stream: &Stream,
     op: &Resample,
     clips: &[SourceClip],
     pathways: &[Pathway<'_>],
-    workspace: &Slice,
+    table: &Slice,
 ) -> Result<()> {
     let Some(first) = pathways.first() else { return Ok(()) };
-    let frames = frame_table(pathways);
-    if clips.is_empty() || frames.is_empty() || first.output.shape().h * first.output.shape().w == 0 {
+    let num_frames = frame_table(pathways).len();
+    if clips.is_empty() || num_frames == 0 || first.output.shape().h * first.output.shape().w == 0 {
         return Ok(());
     }
     let x_axes = clips.iter().map(|clip| &clip.grid.x);
-    let plan = plan(op.filter, first.output.dtype(), first.output.shape(), frames.len(), x_axes)?;
-    if !workspace.address().is_multiple_of(8) {
-        return Err(Error::shape(OP, "the workspace must begin at a multiple of 8 bytes"));
+    let plan = plan(op.filter, first.output.dtype(), first.output.shape(), num_frames, x_axes)?;
+    if !table.address().is_multiple_of(8) {
+        return Err(Error::shape(OP, "the table must begin at a multiple of 8 bytes"));
     }
-    let mut table: Vec<u8> = clips.iter().flat_map(|clip| bytemuck::bytes_of(&entry(clip)).to_vec()).collect();
-    table.extend_from_slice(bytemuck::cast_slice(&frames));
-    stream.write_small(&table, &workspace.part(0, table.len())?)?;
-
-    let reads: Vec<&Slice> = clips.iter().map(|clip| &clip.memory).chain([workspace]).collect();
+    let reads: Vec<&Slice> = clips.iter().map(|clip| &clip.memory).chain([table]).collect();
     let writes: Vec<&Slice> = pathways.iter().map(|pathway| pathway.output.memory()).collect();
-    let params = params(op, clips.len(), pathways, workspace, &plan);
+    let params = params(op, clips.len(), pathways, table, &plan);
     launch::run(stream, OP, plan.kernel, plan.config, &reads, &writes, &params)
 }
 
@@ -67,7 +75,7 @@ fn frame_table(pathways: &[Pathway<'_>]) -> Vec<FrameEntry> {
     table
 }
 
-fn params(op: &Resample, num_clips: usize, pathways: &[Pathway<'_>], workspace: &Slice, plan: &Plan) -> Params {
+fn params(op: &Resample, num_clips: usize, pathways: &[Pathway<'_>], table: &Slice, plan: &Plan) -> Params {
     let shape = pathways[0].output.shape();
     let (multiply, add) = op.multiply_add();
     let of = |value: fn(&Pathway<'_>) -> i32| std::array::from_fn(|i| pathways.get(i).map_or(0, value));
@@ -77,8 +85,8 @@ fn params(op: &Resample, num_clips: usize, pathways: &[Pathway<'_>], workspace: 
         shape.c == 4 && output.pitch_c() == 4 && output.memory().address().is_multiple_of(pixel_bytes)
     });
     Params {
-        clips: workspace.address(),
-        frames: workspace.address() + (num_clips * size_of::<ClipEntry>()) as u64,
+        clips: table.address(),
+        frames: table.address() + (num_clips * size_of::<ClipEntry>()) as u64,
         output: std::array::from_fn(|i| pathways.get(i).map_or(0, |p| p.output.memory().address())),
         output_frames: of(|p| p.frame_indices.len() as i32),
         pitch_c: of(|p| p.output.pitch_c() as i32),

@@ -139,8 +139,7 @@ pub struct Pathway<'a> {
     pub frame_indices: &'a [u32],
 }
 
-/// Scratch memory for [`forward`] with that many clips, and frames in all pathways together. It holds the table of clips
-/// and frames that the kernel reads.
+/// Size of the table of clips and frames that the kernel reads, for that many clips, and frames in all pathways together.
 pub const fn workspace_bytes(num_clips: usize, num_frames: usize) -> usize {
     num_clips * CLIP_ENTRY_BYTES + num_frames * FRAME_ENTRY_BYTES
 }
@@ -148,7 +147,8 @@ pub const fn workspace_bytes(num_clips: usize, num_frames: usize) -> usize {
 /// Resamples all clips into all pathways. Outputs are overwritten; channels beyond the third become 0.
 ///
 /// All outputs have `clips.len()` clips and the same height, width, channels and element type. `workspace` is uint8 and
-/// holds at least [`workspace_bytes`]; it must not be in use by work still queued on another stream.
+/// holds at least [`workspace_bytes`]; it must not be in use by work still queued on another stream. The table is copied
+/// into it by the call; see [`forward_with_table`] for steps in which nothing waits.
 ///
 /// # Errors
 /// Shapes that do not fit together, clips of another size than their memory, clamp intervals outside a clip, grids that
@@ -161,15 +161,61 @@ pub fn forward(
     workspace: &Slice,
 ) -> Result<()> {
     check(op, clips, pathways)?;
-    let needed = workspace_bytes(clips.len(), pathways.iter().map(|p| p.frame_indices.len()).sum());
-    if workspace.dtype() != DType::U8 || workspace.len() < needed {
-        let (len, dtype) = (workspace.len(), workspace.dtype());
-        return Err(Error::shape(OP, format!("the workspace must hold {needed} x U8, got {len} x {dtype:?}")));
+    check_table(clips, pathways, workspace)?;
+    if *stream.device() == Device::Cpu {
+        return cpu::forward(op, clips, pathways);
     }
+    let mut table = vec![0; workspace.len()];
+    let len = launch::write_table(clips, pathways, &mut table);
+    stream.write_small(&table[..len], workspace)?;
+    launch::forward(stream, op, clips, pathways, workspace)
+}
+
+/// The table for [`forward_with_table`], written to the start of `to`, which holds at least [`workspace_bytes`]. Clips say where
+/// they will lie; they need not be there yet.
+///
+/// # Errors
+/// A `to` that is too small.
+pub fn write_table(clips: &[SourceClip], pathways: &[Pathway<'_>], to: &mut [u8]) -> Result<()> {
+    let needed = table_bytes(clips, pathways);
+    if to.len() < needed {
+        return Err(Error::shape(OP, format!("the table has {needed} bytes, got room for {}", to.len())));
+    }
+    launch::write_table(clips, pathways, to);
+    Ok(())
+}
+
+/// [`forward`] with the table of [`write_table`] for the same clips and pathways already on the device (it goes up with the
+/// clips): one launch and nothing else. On `Cpu` the table is not looked at.
+///
+/// # Errors
+/// As [`forward`].
+pub fn forward_with_table(
+    stream: &Stream,
+    op: &Resample,
+    clips: &[SourceClip],
+    pathways: &[Pathway<'_>],
+    table: &Slice,
+) -> Result<()> {
+    check(op, clips, pathways)?;
+    check_table(clips, pathways, table)?;
     match stream.device() {
         Device::Cpu => cpu::forward(op, clips, pathways),
-        Device::Cuda(_) | Device::Simt => launch::forward(stream, op, clips, pathways, workspace),
+        Device::Cuda(_) | Device::Simt => launch::forward(stream, op, clips, pathways, table),
     }
+}
+
+fn table_bytes(clips: &[SourceClip], pathways: &[Pathway<'_>]) -> usize {
+    workspace_bytes(clips.len(), pathways.iter().map(|p| p.frame_indices.len()).sum())
+}
+
+fn check_table(clips: &[SourceClip], pathways: &[Pathway<'_>], table: &Slice) -> Result<()> {
+    let needed = table_bytes(clips, pathways);
+    if table.dtype() == DType::U8 && table.len() >= needed {
+        return Ok(());
+    }
+    let (len, dtype) = (table.len(), table.dtype());
+    Err(Error::shape(OP, format!("the workspace must hold {needed} x U8, got {len} x {dtype:?}")))
 }
 
 fn check(op: &Resample, clips: &[SourceClip], pathways: &[Pathway<'_>]) -> Result<()> {
