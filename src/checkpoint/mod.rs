@@ -7,6 +7,7 @@
 //!                                state.json             where the run stood
 //! ```
 
+mod saver;
 mod store;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +17,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
+pub use saver::Saver;
 pub use store::Store;
 
 use crate::error::{Error, Result};

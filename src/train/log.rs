@@ -131,9 +131,9 @@ impl Log {
         self.file.write_all(text.as_bytes()).map_err(|e| Error::io(&self.path, &e))
     }
 
-    /// Waits until all lines are on the disk.
-    pub fn sync(&self) -> Result<()> {
-        self.file.sync_all().map_err(|e| Error::io(&self.path, &e))
+    /// The file, to wait elsewhere until all lines so far are on the disk.
+    pub fn file(&self) -> Result<File> {
+        self.file.try_clone().map_err(|e| Error::io(&self.path, &e))
     }
 }
 

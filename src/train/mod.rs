@@ -45,7 +45,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::checkpoint::{Checkpoint, FORMAT_VERSION, State, Store, check_same_model};
+use crate::checkpoint::{Checkpoint, FORMAT_VERSION, Saver, State, check_same_model};
 use crate::clip::{ClipSource, Loader, LoaderConfig};
 use crate::config::Config;
 use crate::device::Device;
@@ -123,7 +123,7 @@ pub struct Trainer {
     /// The step that was queued and not yet reported.
     queued: Option<QueuedStep>,
     output: OutputDir,
-    store: Store,
+    saver: Saver,
     log: Log,
     stats: Stats,
     clock: Clock,
@@ -208,7 +208,7 @@ impl Trainer {
             road,
             queued: None,
             output,
-            store,
+            saver: Saver::new(store),
             log,
             stats,
             state,

@@ -23,10 +23,9 @@ pub struct Outcome {
     pub summary: Summary,
 }
 
-/// When the last checkpoint was saved, and how long that took.
+/// When the last checkpoint was begun.
 struct LastSave {
     at: Instant,
-    took: Duration,
 }
 
 impl Trainer {
@@ -35,8 +34,16 @@ impl Trainer {
     /// # Errors
     /// Files that cannot be written, no usable clip, a loss that stays non-finite. Earlier checkpoints stay usable.
     pub fn run(&mut self, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<Outcome> {
+        let outcome = self.run_schedule(progress, stop);
+        // Also after an error: what is being saved is complete when the run has ended.
+        let saved = self.saver.wait();
+        let outcome = outcome?;
+        saved.map(|()| outcome)
+    }
+
+    fn run_schedule(&mut self, progress: &mut dyn Progress, stop: &AtomicBool) -> Result<Outcome> {
         self.begin(progress)?;
-        let mut last_save = LastSave { at: Instant::now(), took: Duration::ZERO };
+        let mut last_save = LastSave { at: Instant::now() };
         while (self.state.epoch as usize) < self.schedule.max_epoch() {
             let trained = self.train_epoch(&mut last_save, progress, stop);
             if !self.saved_if_data_ended(trained, progress)? {
@@ -179,7 +186,7 @@ impl Trainer {
             let before = self.queued.replace(QueuedStep::new(batch, exact_epoch, lr));
             self.step_done(before, result, progress)?;
             let is_last = i + 1 == steps.len();
-            if !is_last && self.is_save_due(last_save) {
+            if !is_last && self.is_save_due(last_save)? {
                 self.finish_steps(progress)?;
                 self.save(last_save)?;
             }
@@ -220,31 +227,39 @@ impl Trainer {
         state.iteration_in_epoch = 0;
         (state.epoch_clips, state.epoch_loss_sum) = (0, 0.0);
         (state.epoch_hits, state.epoch_hits_top5) = (0, 0);
-        if is_checkpoint_epoch || evaluation.is_some() || self.is_save_due(last_save) {
+        if is_checkpoint_epoch || evaluation.is_some() || self.is_save_due(last_save)? {
             self.save(last_save)?;
         }
         Ok(())
     }
 
-    /// Whether enough time has passed since the last checkpoint that a kill would lose much.
-    fn is_save_due(&self, last: &LastSave) -> bool {
+    /// Whether enough time has passed since the last checkpoint that a kill would lose much. Tells the error of that one too.
+    fn is_save_due(&mut self, last: &LastSave) -> Result<bool> {
         let interval = Duration::from_secs_f64(self.config.vcycle.checkpoint_minutes * 60.0);
-        last.at.elapsed() >= interval.max(last.took * SAVE_TIME_SHARE)
+        Ok(!self.saver.is_busy()? && last.at.elapsed() >= interval.max(self.saver.took() * SAVE_TIME_SHARE))
     }
 
+    /// Copies the state to the host; a thread saves it while the training goes on, the log before it.
     fn save(&mut self, last_save: &mut LastSave) -> Result<()> {
+        // One at a time, and an error of the one before comes first.
+        self.saver.wait()?;
         let start = Instant::now();
-        // The log first: a checkpoint must not be newer than the log that belongs to it.
-        self.log.sync()?;
         self.state.wall_s = self.clock.wall_s();
         self.state.cpu_s = self.clock.cpu_s();
         self.state.bad_clips = self.bad_clips();
         let network = &self.road.network;
         let (model, momentum) = (network.state_dict()?, network.optimizer_state()?.momentum);
-        self.store.save(&Checkpoint { state: self.state.clone(), model, momentum })?;
+        self.saver.begin(Checkpoint { state: self.state.clone(), model, momentum }, Some(self.log.file()?))?;
         self.saved_iteration = self.state.iteration;
-        *last_save = LastSave { at: Instant::now(), took: start.elapsed() };
+        *last_save = LastSave { at: Instant::now() };
+        tracing::debug!("checkpoint: training waited {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
         Ok(())
+    }
+
+    /// Saves, and waits until it is on the disk.
+    fn save_now(&mut self) -> Result<()> {
+        self.save(&mut LastSave { at: Instant::now() })?;
+        self.saver.wait()
     }
 
     /// When the clips gave out (a disk that is gone, nothing to validate on), what was trained up to there is saved first.
@@ -252,7 +267,7 @@ impl Trainer {
         if let Err(Error::Data(_)) = &result
             && self.state.iteration > self.saved_iteration
         {
-            match self.save(&mut LastSave { at: Instant::now(), took: Duration::ZERO }) {
+            match self.save_now() {
                 Ok(()) => progress.message(&format!("saved at iteration {}", self.state.iteration)),
                 Err(error) => progress.message(&format!("warning: {error}")),
             }
@@ -261,7 +276,7 @@ impl Trainer {
     }
 
     fn interrupted(&mut self, progress: &mut dyn Progress) -> Result<Outcome> {
-        self.save(&mut LastSave { at: Instant::now(), took: Duration::ZERO })?;
+        self.save_now()?;
         let State { iteration, epoch, .. } = self.state;
         progress.message(&format!("stopped at iteration {iteration}, epoch {epoch}; saved, go on with --resume"));
         self.end(false)
@@ -280,6 +295,7 @@ impl Trainer {
     }
 
     fn end(&mut self, finished: bool) -> Result<Outcome> {
+        self.saver.wait()?;
         let state = &self.state;
         let summary = Summary {
             val_top1: state.val_top1,

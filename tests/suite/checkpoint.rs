@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use vcycle::Error;
-use vcycle::checkpoint::{Checkpoint, FORMAT_VERSION, State, Store, check_same_model};
+use vcycle::checkpoint::{Checkpoint, FORMAT_VERSION, Saver, State, Store, check_same_model};
 use vcycle::model::NamedArray;
 
 fn tensor(name: &str, shape: &[usize], first: f32) -> NamedArray {
@@ -148,4 +148,52 @@ fn another_model_is_refused_with_names() {
         "checkpoint: x is of another model: 1 missing: c; 1 unexpected: d; 1 of another shape: b (expected [4], got [3])"
     );
     check_same_model(Path::new("x"), &expected[..1], &got[..1]).unwrap();
+}
+
+#[test]
+fn a_thread_saves_one_checkpoint_after_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 9).unwrap();
+    let mut saver = Saver::new(store.clone());
+    assert!(!saver.is_busy().unwrap(), "nothing was begun");
+    let log = fs::File::create(folder.path().join("log")).unwrap();
+    for iteration in 1..4 {
+        saver.begin(checkpoint(iteration), Some(log.try_clone().unwrap())).unwrap();
+    }
+    assert!(store.list().unwrap().len() >= 2, "those before the last are complete");
+    saver.wait().unwrap();
+    assert_eq!(names(&store), ["iteration_00000001", "iteration_00000002", "iteration_00000003"]);
+    assert!(!saver.is_busy().unwrap() && !saver.took().is_zero());
+    saver.begin(checkpoint(4), None).unwrap();
+    drop(saver);
+    assert_eq!(
+        Checkpoint::load(&store.newest().unwrap().unwrap()).unwrap(),
+        checkpoint(4),
+        "the end waits for the last"
+    );
+}
+
+#[test]
+fn an_error_of_the_thread_that_saves_comes_once_and_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 9).unwrap();
+    let mut saver = Saver::new(store.clone());
+    saver.begin(checkpoint(1), None).unwrap();
+    let mut broken = checkpoint(2);
+    broken.momentum[0].values.pop();
+    let is_named = |error: Error| {
+        let text = error.to_string();
+        matches!(error, Error::Checkpoint(_)) && text.contains("cannot save") && text.contains("00000001 is complete")
+    };
+    // By the next save, by a question, or by waiting: each time it is told once.
+    saver.begin(broken.clone(), None).unwrap();
+    assert!(is_named(saver.begin(checkpoint(3), None).unwrap_err()));
+    saver.begin(broken.clone(), None).unwrap();
+    let told = std::iter::repeat_with(|| saver.is_busy()).find(|busy| !matches!(busy, Ok(true)));
+    assert!(is_named(told.unwrap().unwrap_err()) && !saver.is_busy().unwrap());
+    saver.begin(broken, None).unwrap();
+    assert!(is_named(saver.wait().unwrap_err()) && saver.wait().is_ok());
+    saver.begin(checkpoint(4), None).unwrap();
+    saver.wait().unwrap();
+    assert_eq!(names(&store), ["iteration_00000001", "iteration_00000004"]);
 }
