@@ -134,22 +134,38 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 SIMT_EXPORT(batch_norm_finalise_gradient_f32)
 
+// The running pair of channel c moves towards the means over the splits.
+template <class Norm>
+__device__ __forceinline__ void move_running(const Norm& n, int c, float momentum) {
+    double mean = 0.0, var = 0.0;
+    for (int split = 0; split < n.splits; split++) {
+        const float* stats = batch_norm::floats(n.stats) + int64_t(split) * 3 * n.channels + c;
+        mean += double(stats[0]), var += double(stats[2 * int64_t(n.channels)]);
+    }
+    float* running_mean = batch_norm::floats(n.running_mean) + c;
+    float* running_var = batch_norm::floats(n.running_var) + c;
+    *running_mean = batch_norm::moved(*running_mean, mean / n.splits, momentum);
+    *running_var = batch_norm::moved(*running_var, var / n.splits, momentum);
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS)
     batch_norm_update_running_f32(const __grid_constant__ NormRunningParams p) {
     begin_grid();
     const int c = int(blockIdx.x) * THREADS + int(threadIdx.x);
-    if (c >= p.channels || (p.skipped && *reinterpret_cast<const uint32_t*>(p.skipped) != 0)) return;
-    double mean = 0.0, var = 0.0;
-    for (int split = 0; split < p.splits; split++) {
-        const float* stats = batch_norm::floats(p.stats) + int64_t(split) * 3 * p.channels + c;
-        mean += double(stats[0]), var += double(stats[2 * int64_t(p.channels)]);
-    }
-    float* running_mean = batch_norm::floats(p.running_mean) + c;
-    float* running_var = batch_norm::floats(p.running_var) + c;
-    *running_mean = batch_norm::moved(*running_mean, mean / p.splits, p.momentum);
-    *running_var = batch_norm::moved(*running_var, var / p.splits, p.momentum);
+    if (c < p.channels) move_running(p, c, p.momentum);
 }
 SIMT_EXPORT(batch_norm_update_running_f32)
+
+// Grid: x: channels of the widest norm, y: norms.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    batch_norm_update_running_all_f32(const __grid_constant__ NormRunningAllParams p) {
+    begin_grid();
+    if (p.skipped && *reinterpret_cast<const uint32_t*>(p.skipped) != 0) return;
+    const NormRunningEntry norm = reinterpret_cast<const NormRunningEntry*>(p.entries)[blockIdx.y];
+    const int c = int(blockIdx.x) * THREADS + int(threadIdx.x);
+    if (c < norm.channels) move_running(norm, c, p.momentum);
+}
+SIMT_EXPORT(batch_norm_update_running_all_f32)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     batch_norm_running_scale_shift_f32(const __grid_constant__ NormRunningParams p) {

@@ -70,8 +70,21 @@ struct NormRunningParams {
     uint64_t stats;                      // f32 [splits][3][channels]
     uint64_t running_mean, running_var;  // f32 [channels]
     uint64_t gamma, beta, scale_shift;   // f32 [channels], [channels], [2][channels]
-    uint64_t skipped;                    // u32: where it is not 0 the running pair stays as it is; or 0
     int32_t channels, splits;
     float momentum, eps;
 };
-static_assert(sizeof(NormRunningParams) == 72, "mirrored in Rust");
+static_assert(sizeof(NormRunningParams) == 64, "mirrored in Rust");
+
+// One of many norms whose running pairs move in one launch.
+struct NormRunningEntry {
+    uint64_t stats;                      // f32 [splits][3][channels]
+    uint64_t running_mean, running_var;  // f32 [channels]
+    int32_t channels, splits;
+};
+struct NormRunningAllParams {
+    uint64_t entries;  // NormRunningEntry [blocks in y]
+    uint64_t skipped;  // u32: where it is not 0 all running pairs stay as they are; or 0
+    float momentum;
+    int32_t reserved;
+};
+static_assert(sizeof(NormRunningEntry) == 32 && sizeof(NormRunningAllParams) == 24, "mirrored in Rust");

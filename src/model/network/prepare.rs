@@ -6,6 +6,7 @@ use crate::device::{Buffer, Slice, Tensor};
 use crate::error::{Error, Result};
 use crate::model::pathways::slow_pathway_indices;
 use crate::model::plan::{Mode, Place, Plan};
+use crate::ops::batch_norm::{BatchNorm, RunningNorm, RunningTable};
 use crate::ops::sgd::State;
 use crate::shape::StepShape;
 
@@ -18,6 +19,8 @@ pub(super) struct PreparedStep {
     pub labels: Slice,
     /// 1 for every class of a clip, otherwise 0: `[n][1][1][1][classes]`, for binary cross-entropy.
     pub targets: Tensor,
+    /// The running statistics that it moves.
+    pub running: RunningTable,
 }
 
 /// The memory for the largest of `plans` is not to be had.
@@ -133,6 +136,17 @@ impl Network {
             .collect();
         let clips = if is_train { clips } else { 0 };
         let (labels, targets) = (self.block.labels(clips)?, self.block.targets(clips, classes)?);
-        Ok(PreparedStep { plan, tensors, inputs, labels, targets })
+        let running = self.running_table(&plan, &tensors)?;
+        Ok(PreparedStep { plan, tensors, inputs, labels, targets, running })
+    }
+
+    /// The running pairs that a step moves: none where they are fixed (MODEL.FROZEN_BN), none in evaluation.
+    fn running_table(&self, plan: &Plan, tensors: &[Tensor]) -> Result<RunningTable> {
+        let moved = plan.statistics().filter(|_| plan.mode == Mode::Train && !self.model.config.frozen_bn);
+        let norm = |(op, norm, stats): (&BatchNorm, usize, usize)| {
+            let (mean, var) = &self.arrays.norm[norm];
+            RunningNorm { op: *op, stats: tensors[stats].memory().clone(), running: [mean.clone(), var.clone()] }
+        };
+        RunningTable::new(self.device(), moved.map(norm).collect())
     }
 }

@@ -115,16 +115,8 @@ impl Network {
     }
 
     pub(super) fn move_running_statistics(&self, step: usize, skipped: Option<&Slice>) -> Result<()> {
-        if self.model.config.frozen_bn {
-            return Ok(());
-        }
-        let (step, momentum) = (&self.steps[step], self.model.config.bn_momentum);
-        for (op, norm, stats) in step.plan.statistics() {
-            let (mean, var) = &self.arrays.norm[norm];
-            let stats = step.tensors[stats].memory();
-            batch_norm::update_running_unless(&self.stream, op, stats, momentum, [mean, var], skipped)?;
-        }
-        Ok(())
+        let (table, momentum) = (&self.steps[step].running, self.model.config.bn_momentum);
+        batch_norm::update_running_all(&self.stream, table, momentum, skipped)
     }
 
     /// Queues the copy of what the step is told.

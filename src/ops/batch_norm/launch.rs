@@ -2,10 +2,10 @@
 
 use super::fused::{GradTables, Mask, Tables};
 use super::params::{
-    ApplyParams, FinaliseParams, GradientParams, GradientSumsParams, GradientTables, RunningParams, StatisticsParams,
-    StatisticsTables, TableKind,
+    ApplyParams, FinaliseParams, GradientParams, GradientSumsParams, GradientTables, RunningAllParams, RunningParams,
+    StatisticsParams, StatisticsTables, TableKind,
 };
-use super::{BatchNorm, plan};
+use super::{BatchNorm, RunningTable, plan};
 use crate::device::{LaunchConfig, Slice, Stream, Tensor, launch};
 use crate::error::Result;
 use crate::ops::check;
@@ -289,7 +289,6 @@ pub(super) fn update_running(
     stats: &Slice,
     momentum: f32,
     [mean, var]: [&Slice; 2],
-    skipped: Option<&Slice>,
 ) -> Result<()> {
     let params = RunningParams {
         stats: stats.address(),
@@ -298,14 +297,30 @@ pub(super) fn update_running(
         gamma: 0,
         beta: 0,
         scale_shift: 0,
-        skipped: address(skipped),
         channels: op.shape.c as i32,
         splits: op.splits_used() as i32,
         momentum,
         eps: op.eps,
     };
-    let reads: Vec<&Slice> = [stats].into_iter().chain(skipped).collect();
-    launch::run(stream, name, "batch_norm_update_running_f32", per_channel(op), &reads, &[mean, var], &params)
+    launch::run(stream, name, "batch_norm_update_running_f32", per_channel(op), &[stats], &[mean, var], &params)
+}
+
+pub(super) fn update_running_all(
+    stream: &Stream,
+    name: &'static str,
+    table: &RunningTable,
+    momentum: f32,
+    skipped: Option<&Slice>,
+) -> Result<()> {
+    let norms = table.norms();
+    let Some(widest) = norms.iter().map(|norm| norm.op.shape.c).max() else { return Ok(()) };
+    let params =
+        RunningAllParams { entries: table.entries().address(), skipped: address(skipped), momentum, reserved: 0 };
+    let grid = [widest.div_ceil(THREADS) as u32, norms.len() as u32, 1];
+    let config = LaunchConfig { grid, block: [THREADS as u32, 1, 1], shared_bytes: 0 };
+    let reads: Vec<&Slice> = norms.iter().map(|norm| &norm.stats).chain([table.entries()]).chain(skipped).collect();
+    let writes: Vec<&Slice> = norms.iter().flat_map(|norm| &norm.running).collect();
+    launch::run(stream, name, "batch_norm_update_running_all_f32", config, &reads, &writes, &params)
 }
 
 pub(super) fn running_scale_shift(
@@ -322,7 +337,6 @@ pub(super) fn running_scale_shift(
         gamma: gamma.address(),
         beta: beta.address(),
         scale_shift: scale_shift.address(),
-        skipped: 0,
         channels: op.shape.c as i32,
         splits: 1,
         momentum: 0.0,

@@ -12,6 +12,7 @@ pub(crate) mod params;
 mod plan;
 pub mod reference;
 mod running;
+mod running_table;
 
 pub use fold::fold_split_statistics;
 pub use fused::{
@@ -20,6 +21,7 @@ pub use fused::{
 };
 
 pub use running::backward_eval;
+pub use running_table::{RunningNorm, RunningTable, update_running_all};
 
 pub use crate::ops::conv3d::Running;
 
@@ -225,33 +227,10 @@ pub fn update_running(
     running_mean: &Slice,
     running_var: &Slice,
 ) -> Result<()> {
-    update_running_unless(stream, op, stats, momentum, [running_mean, running_var], None)
-}
-
-/// As [`update_running`], but without effect where the u32 at `skipped` is not 0: the optimizer's
-/// [`State::skipped`](crate::ops::sgd::State::skipped), so that a skipped step leaves the running statistics alone and the host need
-/// not ask.
-pub fn update_running_unless(
-    stream: &Stream,
-    op: &BatchNorm,
-    stats: &Slice,
-    momentum: f32,
-    [running_mean, running_var]: [&Slice; 2],
-    skipped: Option<&Slice>,
-) -> Result<()> {
     const OP: &str = "batch_norm update_running";
-    op.check(OP)?;
-    check::slice(OP, "stats", stats, op.stats_len(), DType::F32)?;
-    check::slice(OP, "running_mean", running_mean, op.shape.c, DType::F32)?;
-    check::slice(OP, "running_var", running_var, op.shape.c, DType::F32)?;
-    skipped.map_or(Ok(()), |word| check::slice(OP, "skipped", word, 1, DType::U32))?;
+    running_table::check(OP, op, stats, [running_mean, running_var])?;
     if *stream.device() != Device::Cpu {
-        return launch::update_running(stream, OP, op, stats, momentum, [running_mean, running_var], skipped);
-    }
-    if let Some(skipped) = skipped
-        && with_host([skipped], [], |[word], []| Ok(word.get::<u32>()?[0] != 0))?
-    {
-        return Ok(());
+        return launch::update_running(stream, OP, op, stats, momentum, [running_mean, running_var]);
     }
     with_host([stats], [running_mean, running_var], |[stats], [mean, var]| {
         cpu::update_running(op, stats.get()?, momentum, mean.into_mut()?, var.into_mut()?);

@@ -135,14 +135,33 @@ pub(super) struct RunningParams {
     pub gamma: u64,
     pub beta: u64,
     pub scale_shift: u64,
-    pub skipped: u64,
     pub channels: i32,
     pub splits: i32,
     pub momentum: f32,
     pub eps: f32,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(super) struct RunningEntry {
+    pub stats: u64,
+    pub running_mean: u64,
+    pub running_var: u64,
+    pub channels: i32,
+    pub splits: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(super) struct RunningAllParams {
+    pub entries: u64,
+    pub skipped: u64,
+    pub momentum: f32,
+    pub reserved: i32,
+}
+
 const _: () = assert!(size_of::<StatisticsTables>() == 72 && size_of::<GradientTables>() == 48);
 const _: () = assert!(size_of::<StatisticsParams>() == 144 && size_of::<ApplyParams>() == 128);
 const _: () = assert!(size_of::<GradientSumsParams>() == 152 && size_of::<GradientParams>() == 128);
-const _: () = assert!(size_of::<FinaliseParams>() == 160 && size_of::<RunningParams>() == 72);
+const _: () = assert!(size_of::<FinaliseParams>() == 160 && size_of::<RunningParams>() == 64);
+const _: () = assert!(size_of::<RunningEntry>() == 32 && size_of::<RunningAllParams>() == 24);

@@ -1,7 +1,7 @@
 //! The kernels behind `forward_train`, `backward`, `forward_eval` and `update_running`, in each type that activations have there.
 
-use vcycle::device::{DType, Device};
-use vcycle::ops::batch_norm::{self, BatchNorm, reference};
+use vcycle::device::{Buffer, DType, Device, Slice};
+use vcycle::ops::batch_norm::{self, BatchNorm, RunningNorm, RunningTable, reference};
 use vcycle::shape::ActivationShape;
 
 use super::rig::{Case, Operands, Results, Share, cases, step_on, workspace};
@@ -190,17 +190,35 @@ fn evaluation_in_place_and_running_statistics() {
         let moved = [&device, &Device::Cpu].map(|device| {
             let [stats, mean, var] = [&stats, &o.beta, &o.gamma].map(|v| slice(device, DType::F32, v));
             let stream = device.stream().unwrap();
-            // A skipped step leaves them alone.
-            let skipped = vcycle::device::Buffer::from_host(device, &[1u32]).unwrap();
-            batch_norm::update_running_unless(&stream, &op, &stats, 0.25, [&mean, &var], Some(&skipped)).unwrap();
-            assert!(stored::read(&mean) == o.beta && stored::read(&var) == o.gamma, "{device}: a skipped step");
-            skipped.write(&[0u32]).unwrap();
-            batch_norm::update_running_unless(&stream, &op, &stats, 0.25, [&mean, &var], Some(&skipped)).unwrap();
-            [stored::read(&mean), stored::read(&var)].concat()
+            batch_norm::update_running(&stream, &op, &stats, 0.25, &mean, &var).unwrap();
+            let alone = [stored::read(&mean), stored::read(&var)].concat();
+            assert_same_bits(&format!("{device}: with others"), &running_with_others(device, &op, &stats, &o), &alone);
+            alone
         });
         for (i, (kernel, cpu)) in moved[0].iter().zip(&moved[1]).enumerate() {
             // Both are f64 rounded once; the kernel fuses a product.
             assert!((kernel - cpu).abs() <= cpu.abs() * f32::EPSILON, "running {i}: {kernel} is not {cpu}");
         }
     }
+}
+
+/// The running pair of `op` after a launch that also moves that of a norm with one channel, and after one for a skipped step.
+fn running_with_others(device: &Device, op: &BatchNorm, stats: &Slice, o: &Operands) -> Vec<f32> {
+    let stream = device.stream().unwrap();
+    let own = [&o.beta, &o.gamma].map(|v| slice(device, DType::F32, v));
+    let other = [4.0, 8.0].map(|v| slice(device, DType::F32, &[v]));
+    let narrow = BatchNorm { shape: ActivationShape::new(2, 1, 1, 1, 1), splits: 1, ..*op };
+    let norms = vec![
+        RunningNorm { op: narrow, stats: slice(device, DType::F32, &[0.0, 1.0, 4.0]), running: other.clone() },
+        RunningNorm { op: *op, stats: stats.clone(), running: own.clone() },
+    ];
+    let table = RunningTable::new(device, norms).unwrap();
+    let skipped = Buffer::from_host(device, &[1u32]).unwrap();
+    batch_norm::update_running_all(&stream, &table, 0.25, Some(&skipped)).unwrap();
+    let [mean, var] = own.each_ref().map(stored::read);
+    assert!(mean == o.beta && var == o.gamma && stored::read(&other[0]) == [4.0], "{device}: a skipped step");
+    skipped.write(&[0u32]).unwrap();
+    batch_norm::update_running_all(&stream, &table, 0.25, Some(&skipped)).unwrap();
+    assert_eq!(other.map(|v| stored::read(&v)), [vec![3.0], vec![7.0]], "{device}: the other norm");
+    own.each_ref().map(stored::read).concat()
 }
