@@ -10,6 +10,7 @@
 //! | where clips come from | [`clip`] |
 //! | a network | [`model`] |
 //! | a run | [`train`] |
+//! | where the time of a step goes | [`profile`] |
 //! | weights in the formats of others | [`weights`] |
 //!
 //! The order to read in is the order in which the data moves: [`multigrid`], [`clip`], [`ops::resample`], [`model`],
@@ -43,6 +44,7 @@ pub mod model;
 pub mod multigrid;
 pub mod ops;
 pub mod optimizer;
+pub mod profile;
 pub mod shape;
 pub mod test;
 pub mod train;

@@ -2,6 +2,8 @@
 
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 
+use smallvec::SmallVec;
+
 use super::buffer::{Element, Memory, Slice};
 use super::{DType, Device};
 use crate::error::{Error, Result};
@@ -144,9 +146,14 @@ fn check_on_host(reads: &[&Slice], writes: &[&Slice]) -> Result<()> {
     }
 }
 
+/// Buffers that an op uses, as a rule at most.
+const MANY: usize = 16;
+
+pub(super) type Guards<'a> = SmallVec<[Guard<'a>; MANY]>;
+
 /// Locks the buffers, those written exclusively, until the result is dropped.
-pub(super) fn lock_all<'a>(reads: &[&'a Slice], writes: &[&'a Slice]) -> Vec<Guard<'a>> {
-    let mut wanted: Vec<(&'a Memory, bool)> = Vec::with_capacity(reads.len() + writes.len());
+pub(super) fn lock_all<'a>(reads: &[&'a Slice], writes: &[&'a Slice]) -> Guards<'a> {
+    let mut wanted: SmallVec<[(&'a Memory, bool); MANY]> = SmallVec::new();
     let all = reads.iter().map(|s| (s, false)).chain(writes.iter().map(|s| (s, true)));
     for (slice, is_written) in all {
         let memory: &'a Memory = &slice.buffer.memory;

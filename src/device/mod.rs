@@ -12,6 +12,7 @@
 //! | a tensor as TMA sees it | [`TensorMap`] |
 //! | a kernel on its way to the device | [`launch`] |
 //! | launches captured once and started as one | [`Graph`] |
+//! | names on the time lines of NVIDIA's profilers | [`nvtx`] |
 //! | memory and streams of other CUDA code | [`interop`] |
 
 mod buffer;
@@ -26,6 +27,7 @@ pub mod interop;
 pub mod kernels;
 mod known_gpus;
 pub mod launch;
+pub mod nvtx;
 mod pinned;
 mod select;
 #[cfg(feature = "simt")]

@@ -110,7 +110,9 @@ fn errors_are_one_line_and_exit_status_1() {
     contains(vcycle(&["train"]), &["required", "--cfg <FILE>"]);
     contains(
         vcycle(&[]),
-        &["expected a command: train, test, predict, schedule, info, verify, pack, resample, convert or devices"],
+        &[
+            "expected a command: train, test, predict, schedule, info, profile, verify, pack, resample, convert or devices",
+        ],
     );
     contains(train(&["--threads", "0"]), &["--threads: expected 1 to"]);
     contains(train(&["SOLVER.MAX_EPOCH", "-3"]), &["SOLVER.MAX_EPOCH: expected an integer >= 0, got -3"]);

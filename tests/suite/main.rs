@@ -33,6 +33,7 @@ mod multigrid;
 mod pack;
 mod pointwise;
 mod pool3d;
+mod profile;
 mod report;
 mod resample;
 mod resize;

@@ -9,6 +9,7 @@ mod out;
 mod pack;
 mod plan;
 mod predict;
+mod profile;
 mod progress;
 mod resample;
 mod run;
@@ -41,6 +42,8 @@ enum Command {
     Predict(predict::Arguments),
     /// Prints the multigrid schedule of a configuration; needs no data and no device.
     Schedule(schedule::Arguments),
+    /// Times every op of a step and says which ceiling of the device it is under; needs no data.
+    Profile(profile::Arguments),
     /// Reads the data set of a configuration and tells what is wrong with it.
     Verify(verify::Arguments),
     /// Decodes the data set of a configuration once and stores its frames, for fast random access.
@@ -68,7 +71,7 @@ fn main() -> ExitCode {
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             return fail(
-                "expected a command: train, test, predict, schedule, info, verify, pack, resample, convert or devices; see --help",
+                "expected a command: train, test, predict, schedule, info, profile, verify, pack, resample, convert or devices; see --help",
             );
         }
         Err(error) => return fail(&first_paragraph(&error.to_string())),
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(arguments),
         Command::Predict(arguments) => predict::run(arguments),
         Command::Schedule(arguments) => schedule::run(arguments).map(|()| ExitCode::SUCCESS),
+        Command::Profile(arguments) => profile::run(arguments).map(|()| ExitCode::SUCCESS),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Pack(arguments) => pack::run(arguments),
         Command::Info(arguments) => info::run(arguments).map(|()| ExitCode::SUCCESS),

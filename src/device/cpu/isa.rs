@@ -22,18 +22,20 @@ pub enum Isa {
 impl Isa {
     /// The instruction sets that this machine can run, best first.
     pub fn available() -> Vec<Isa> {
-        let mut all = vec![];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if std::is_x86_feature_detected!("avx512f") {
-                all.push(Isa::Avx512);
-            }
-            if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
-                all.push(Isa::Avx2);
-            }
+        [Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|isa| isa.is_available()).collect()
+    }
+
+    /// Whether this machine can run it. Asked by every call of a kernel: no list is made.
+    pub fn is_available(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => std::is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma"),
+            Isa::Portable => true,
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
         }
-        all.push(Isa::Portable);
-        all
     }
 
     /// The best available one, or what the environment variable `VCYCLE_CPU_ISA` names. Chosen once per process.

@@ -77,7 +77,7 @@ impl OuterSum<'_> {
     /// # Panics
     /// Where `acc` has not the size of all sums, or a run lies outside the operands or its chunk.
     pub fn run(&self, acc: &mut [f32]) {
-        assert!(Isa::available().contains(&self.isa), "the processor has the instruction set");
+        assert!(self.isa.is_available(), "the processor has the instruction set");
         // Saturating, here and in the checks below: a size too large for its type must not wrap around and pass.
         let split_len = self.rows.saturating_mul(self.taps).saturating_mul(self.columns);
         assert_eq!(acc.len(), self.chunks.len().saturating_mul(split_len), "sums for each split");

@@ -182,7 +182,7 @@ pub fn add_taps(
     init: Init,
 ) {
     let (num_rows, num_taps) = (grid.num_rows(), grid.num_taps());
-    assert!(Isa::available().contains(&panels.isa), "the processor has the instruction set");
+    assert!(panels.isa.is_available(), "the processor has the instruction set");
     assert!(num_taps > 0 && k > 0 && panels.n > 0, "there is something to sum");
     if let Init::Columns(columns) = init {
         assert_eq!(columns.len(), panels.n, "a first value for each column");

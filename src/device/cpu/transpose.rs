@@ -22,7 +22,7 @@ pub fn transpose_block(
     assert!(end(rows, from_pitch, columns) <= from.len() && end(columns, to_pitch, rows) <= to.len(), "a whole block");
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 && rows == BLOCK && columns == BLOCK {
-        assert!(Isa::available().contains(&isa), "the processor has the instruction set");
+        assert!(isa.is_available(), "the processor has the instruction set");
         // SAFETY: 16 rows of 16 floats lie inside either slice (checked above), and the processor has AVX-512.
         unsafe { transpose_avx512(from.as_ptr(), from_pitch, to.as_mut_ptr(), to_pitch) };
         return;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Network;
 use super::prepare::PreparedStep;
-use crate::device::Slice;
+use crate::device::{Slice, nvtx};
 use crate::error::Result;
 use crate::model::plan::StepOp;
 use crate::ops::attention::{self, Heads};
@@ -37,6 +37,7 @@ impl Network {
                 Pass::Forward => &prepared.plan.forward[i],
                 Pass::Backward => &prepared.plan.backward[i],
             };
+            let _range = nvtx::range(|| prepared.plan.op_name(op));
             self.launch(prepared, op)?;
             if let (Some(start), Some(profile)) = (start, &mut self.profile) {
                 self.stream.synchronize()?;

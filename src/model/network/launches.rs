@@ -1,7 +1,7 @@
-//! Which kernels a step launches.
+//! Which kernels a step launches, and how long its ops take.
 
 use super::Network;
-use crate::device::{Launched, recorded};
+use crate::device::{Launched, nvtx, recorded};
 use crate::error::Result;
 use crate::model::plan::Mode;
 use crate::shape::StepShape;
@@ -17,5 +17,19 @@ impl Network {
             outcome.map(|()| launched)
         };
         step.plan.ops().map(launched).collect()
+    }
+
+    /// Milliseconds of each op of a prepared step, in the same order: between events of the device, on the CPU by the wall clock. Runs
+    /// the step's ops on whatever the inputs and labels hold. An op of a GPU that is shorter than what it takes to launch it seems
+    /// to take as long as that.
+    pub fn op_times_ms(&self, mode: Mode, shape: StepShape) -> Result<Vec<f64>> {
+        let step = self.step(mode, shape)?;
+        let mut events = vec![self.stream.record()?];
+        for op in step.plan.ops() {
+            let _range = nvtx::range(|| step.plan.op_name(op));
+            self.launch(step, op)?;
+            events.push(self.stream.record()?);
+        }
+        events.windows(2).map(|pair| pair[0].elapsed_ms(&pair[1])).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Lowering, Mode, OpKind, Place, Plan};
+use super::{Lowering, Mode, OpKind, Place, Plan, StepOp};
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -27,6 +27,11 @@ impl Plan {
             self.arena_bytes as f64 / GIB,
             self.workspace_bytes as f64 / GIB
         )
+    }
+
+    /// Kind of `op`, one of this plan, and the name of the tensor that it is about.
+    pub fn op_name(&self, op: &StepOp) -> String {
+        format!("{:?} {}", op.kind(), self.tensors[op.subject()].name)
     }
 
     /// Number of ops and multiply-adds of each kind, in the order of [`OpKind`].

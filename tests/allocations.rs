@@ -1,0 +1,124 @@
+//! A step allocates no device memory after the first. What it allocates of the host's heap is counted and printed.
+//!
+//! A binary of its own, because it counts with a global allocator, which would also count what other tests do meanwhile.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use vcycle::device::{Buffer, Device};
+use vcycle::model::{Arch, Model, ModelConfig, Network};
+use vcycle::ops::attention::Instantiation;
+use vcycle::optimizer::SgdConfig;
+use vcycle::shape::StepShape;
+
+/// Counts allocations of all threads while it is asked to. With `VCYCLE_TRACE_ALLOCATIONS=1` it prints where they come from.
+struct Counting;
+
+static IS_COUNTING: AtomicBool = AtomicBool::new(false);
+static IS_TRACED: AtomicBool = AtomicBool::new(false);
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+static LARGEST: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static IS_TRACING: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count(len: usize) {
+    if !IS_COUNTING.load(Ordering::Relaxed) || IS_TRACING.get() {
+        return;
+    }
+    COUNT.fetch_add(1, Ordering::Relaxed);
+    LARGEST.fetch_max(len, Ordering::Relaxed);
+    if IS_TRACED.load(Ordering::Relaxed) {
+        IS_TRACING.set(true);
+        eprintln!("allocation of {len} bytes\n{}", std::backtrace::Backtrace::force_capture());
+        IS_TRACING.set(false);
+    }
+}
+
+// SAFETY: the system's allocator does the work.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller's duty.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller's duty.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        count(new_size);
+        // SAFETY: the caller's duty.
+        unsafe { System.realloc(memory, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's duty.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Allocations of `work` on all threads, and the bytes of the largest.
+fn allocations(work: impl FnOnce()) -> (usize, usize) {
+    COUNT.store(0, Ordering::SeqCst);
+    LARGEST.store(0, Ordering::SeqCst);
+    IS_COUNTING.store(true, Ordering::SeqCst);
+    work();
+    IS_COUNTING.store(false, Ordering::SeqCst);
+    (COUNT.load(Ordering::SeqCst), LARGEST.load(Ordering::SeqCst))
+}
+
+const TRAIN: StepShape = StepShape::square(4, 8, 32, 2);
+const EVAL: StepShape = StepShape::square(2, 8, 48, 1);
+
+fn configs() -> [ModelConfig; 2] {
+    let tiny =
+        |arch| ModelConfig { width_per_group: 8, beta_inv: 2, dropout_rate: 0.5, ..ModelConfig::new(arch, 18, 4) };
+    let mut non_local = tiny(Arch::I3d);
+    non_local.non_local.instantiation = Instantiation::Softmax;
+    non_local.non_local.location[1][0] = vec![0];
+    non_local.non_local.pool[1][0] = [1, 2, 2];
+    [tiny(Arch::SlowFast), non_local]
+}
+
+fn prepared(device: &Device, config: &ModelConfig) -> Network {
+    let mut network = Network::new(device, Model::new(config).expect("model"), 1).expect("network");
+    network.prepare(&[TRAIN], &[EVAL]).expect("prepare");
+    network
+}
+
+/// One training step and one evaluation.
+fn step(network: &mut Network) {
+    network.forward_backward(TRAIN, &[0u32, 1, 2, 3], 3).expect("step");
+    network.update_running_statistics(TRAIN).expect("running");
+    network.sgd_step(1e-3, &SgdConfig::default()).expect("sgd");
+    network.forward_eval(EVAL).expect("evaluation");
+}
+
+#[test]
+fn a_step_allocates_no_device_memory_after_the_first() {
+    IS_TRACED.store(std::env::var_os("VCYCLE_TRACE_ALLOCATIONS").is_some(), Ordering::Relaxed);
+    let simt = cfg!(feature = "simt").then(|| Device::select("simt").expect("the emulator").0);
+    // Inside of the pool: work that comes from outside goes through a queue of the pool, which grows now and then.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("pool");
+    for device in [Device::Cpu].into_iter().chain(simt) {
+        for config in configs() {
+            pool.install(|| {
+                let mut network = prepared(&device, &config);
+                (0..2).for_each(|_| step(&mut network));
+                let before = Buffer::count_made_on_this_thread();
+                let (count, largest) = allocations(|| step(&mut network));
+                assert_eq!(Buffer::count_made_on_this_thread(), before, "{device} {:?}", config.arch);
+                println!("{device} {:?}: {count} allocations of the host, {largest} bytes at most", config.arch);
+            });
+        }
+    }
+}
