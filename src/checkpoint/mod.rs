@@ -46,6 +46,12 @@ pub struct State {
     pub iteration_in_epoch: u64,
     /// Whether the optimizer has made a step: before it, momenta do not count.
     pub has_momentum: bool,
+    /// What the loss of the next step is multiplied with, of runs with f16 gradients.
+    #[serde(default)]
+    pub loss_scale: Option<f32>,
+    /// Steps taken since it last changed.
+    #[serde(default)]
+    pub loss_scale_good_steps: u32,
     /// The configuration, key by key; a resumed run must have the same.
     pub config: BTreeMap<String, String>,
     /// Best accuracy so far, in percent.

@@ -205,11 +205,10 @@ impl Config {
     }
 
     /// (key and value, is it asked for, why not and what to do).
-    fn untrainable(&self) -> [(String, bool, &'static str); 4] {
+    fn untrainable(&self) -> [(String, bool, &'static str); 3] {
         let c = self;
         [
             ("TRAIN.ENABLE False".into(), !c.train.enable, "there is nothing else to do; set it to True"),
-            ("TRAIN.MIXED_PRECISION True".into(), c.train.mixed_precision, "the CPU computes in f32; set it to False"),
             (
                 "MODEL.LOSS_FUNC bce".into(),
                 c.model.loss_func == LossFunc::Bce,

@@ -147,6 +147,16 @@ choice! {
 }
 
 choice! {
+    /// VCYCLE.PRECISION: what executors with kernels store activations and their gradients in.
+    Precision {
+        /// bfloat16: the exponents of f32, no loss scale needed.
+        Bf16 = "bf16",
+        /// IEEE half precision, three more digits, with dynamic loss scaling.
+        F16 = "f16",
+    }
+}
+
+choice! {
     /// TRAIN.CHECKPOINT_TYPE.
     CheckpointType {
         /// Any format but caffe2's; which one tells the file itself.

@@ -3,7 +3,7 @@
 
 use super::choices::{
     Arch, CheckpointType, Dataset, DecodingBackend, EnsembleMethod, HeadAct, LossFunc, LrPolicy, ModelName, NormType,
-    OptimizingMethod, PreciseBnShape, Resample, TransFunc,
+    OptimizingMethod, PreciseBnShape, Precision, Resample, TransFunc,
 };
 use super::entry::section;
 
@@ -32,7 +32,7 @@ section! {
         checkpoint_epoch_reset: bool = false;
         /// Texts of which the first occurrence in each of its names goes away.
         checkpoint_clear_name_pattern: Vec<String> = vec![];
-        /// Half-precision activations.
+        /// 16-bit activations, of the type VCYCLE.PRECISION. Kernels have them always, the CPU never; a run says what it computes in.
         mixed_precision: bool = false;
     }
 }
@@ -336,6 +336,8 @@ section! {
         resample: Resample = Resample::Trilinear;
         /// Which batches BN.USE_PRECISE_STATS looks at.
         precise_bn_shape: PreciseBnShape = PreciseBnShape::Default;
+        /// 16-bit type of activations and their gradients on executors with kernels.
+        precision: Precision = Precision::Bf16;
         /// Decoded clips that are kept in memory, GiB for training and as much for validation; the rest is decoded each time.
         cache_gib: f64 = 1.0;
         /// Ending of Something-Something V2's video files, such as `webm`: PATH_PREFIX/ID.webm is read. Empty: the frames

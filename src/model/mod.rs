@@ -20,7 +20,7 @@ pub mod plan;
 
 pub use config::{Arch, HeadActivation, Loss, ModelConfig, Transform};
 pub use layers::Model;
-pub use network::{NamedArray, Network, OptimizerState, PathwayInput, StepInputs, StepResults, StepTargets};
+pub use network::{LossScale, NamedArray, Network, OptimizerState, PathwayInput, StepInputs, StepResults, StepTargets};
 pub use non_local::NonLocal;
 pub use pathways::slow_pathway_indices;
 pub use plan::{Lowering, Mode, Plan};

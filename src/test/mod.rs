@@ -78,7 +78,7 @@ impl Tester {
         let per_device = (config.test.batch_size / config.num_devices()).max(1);
         let clips = per_device.min(source.len().saturating_mul(most_views)).max(1);
         let shape = StepShape::square(clips, config.data.num_frames, config.data.test_crop_size, 1);
-        let network = Network::new(device, model, config.rng_seed as u64)?;
+        let network = Network::with_storage(device, model, config.rng_seed as u64, setup::storage(config))?;
         let road = Road::new(network, setup::resample(config), &[], &[shape])?;
         // A flip is drawn in training only; the loader would refuse it for data that it changes the label of.
         let sampling = crate::clip::Sampling { random_flip: false, ..setup::test_sampling(config) };

@@ -50,7 +50,7 @@ use crate::clip::{ClipSource, Loader, LoaderConfig};
 use crate::config::Config;
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::model::{Model, Network, OptimizerState};
+use crate::model::{LossScale, Model, Network, OptimizerState};
 use crate::multigrid::Schedule;
 use crate::optimizer::SgdConfig;
 use crate::shape::StepShape;
@@ -171,7 +171,7 @@ impl Trainer {
         if config.bn.use_precise_stats {
             shapes.push(default_shape);
         }
-        let network = Network::new(device, model, config.rng_seed as u64)?;
+        let network = Network::with_storage(device, model, config.rng_seed as u64, setup::storage(config))?;
         let mut road = Road::new(network, setup::resample(config), &shapes, &[schedule.evaluation_shape()])?;
         // Nothing is written before all that can fail has been made: a refused run leaves an empty folder at most.
         let store = output.checkpoints(config.vcycle.keep_checkpoints)?;
@@ -301,10 +301,12 @@ fn load(path: &Path, fixed: &BTreeMap<String, String>, network: &mut Network) ->
     let checkpoint = Checkpoint::load(path)?;
     let expected: Vec<_> = network.state_dict()?.into_iter().map(|a| (a.name, a.shape)).collect();
     check_same_model(path, &expected, &checkpoint.model)?;
+    let defaults: BTreeMap<String, String> = Config::default().entries().into_iter().collect();
     let keys = fixed.keys().chain(checkpoint.state.config.keys());
     let keys: BTreeSet<&String> = keys.filter(|key| !MAY_DIFFER.contains(&key.as_str())).collect();
     for key in keys {
-        let (now, then) = (fixed.get(key), checkpoint.state.config.get(key));
+        // A key that did not exist when the checkpoint was written stood at its default.
+        let (now, then) = (fixed.get(key), checkpoint.state.config.get(key).or(defaults.get(key)));
         if now != then && key.starts_with(FINGERPRINT) {
             // Checkpoints of older versions have none.
             let (Some(now), Some(then)) = (now, then) else { continue };
@@ -328,6 +330,10 @@ fn load(path: &Path, fixed: &BTreeMap<String, String>, network: &mut Network) ->
     network.load_optimizer_state(&OptimizerState {
         has_momentum: checkpoint.state.has_momentum,
         momentum: checkpoint.momentum,
+        loss_scale: checkpoint
+            .state
+            .loss_scale
+            .map(|scale| LossScale { scale, good_steps: checkpoint.state.loss_scale_good_steps }),
     })?;
     Ok(checkpoint.state)
 }

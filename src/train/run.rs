@@ -9,6 +9,7 @@ use super::log::{Epoch, Line, Run};
 use super::{Eta, Evaluation, Progress, Start, Summary, Trainer};
 use crate::checkpoint::{Checkpoint, State};
 use crate::error::{Error, Result};
+use crate::model::{LossScale, OptimizerState};
 use crate::shape::StepShape;
 
 /// Saving between epochs takes at most one part in so many of the time.
@@ -108,6 +109,7 @@ impl Trainer {
             self.total_iterations,
             self.output.folder().display()
         ));
+        progress.message(&super::setup::describe_precision(&self.config, self.road.device()));
         for warning in self.schedule.warnings() {
             progress.message(&format!("warning: {warning}"));
         }
@@ -248,7 +250,11 @@ impl Trainer {
         self.state.cpu_s = self.clock.cpu_s();
         self.state.bad_clips = self.bad_clips();
         let network = &self.road.network;
-        let (model, momentum) = (network.state_dict()?, network.optimizer_state()?.momentum);
+        let (model, OptimizerState { momentum, loss_scale, .. }) = (network.state_dict()?, network.optimizer_state()?);
+        if let Some(LossScale { scale, good_steps }) = loss_scale {
+            // A network without one leaves that of the run before.
+            (self.state.loss_scale, self.state.loss_scale_good_steps) = (Some(scale), good_steps);
+        }
         self.saver.begin(Checkpoint { state: self.state.clone(), model, momentum }, Some(self.log.file()?))?;
         self.saved_iteration = self.state.iteration;
         *last_save = LastSave { at: Instant::now() };

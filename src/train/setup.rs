@@ -9,7 +9,8 @@ use crate::clip::{
     Cached, ClipSource, FrameRule, ListConfig, ListFormat, MovingShapes, MovingShapesConfig, ResampleMode, Sampling,
     Split, TestCrops, VideoList,
 };
-use crate::config::{Config, Dataset, DecodingBackend, Resample as ResampleKey};
+use crate::config::{Config, Dataset, DecodingBackend, Precision, Resample as ResampleKey};
+use crate::device::{DType, Device};
 use crate::error::{Error, Result};
 use crate::model::ModelConfig;
 use crate::ops::resample::Resample;
@@ -18,6 +19,29 @@ use crate::optimizer::SgdConfig;
 /// The network that `cfg` asks for.
 pub fn model_config(cfg: &Config) -> Result<ModelConfig> {
     ModelConfig::from_config(cfg)
+}
+
+/// The 16-bit type that kernels store activations in.
+pub fn storage(cfg: &Config) -> DType {
+    match cfg.vcycle.precision {
+        Precision::Bf16 => DType::Bf16,
+        Precision::F16 => DType::F16,
+    }
+}
+
+/// What a run on `device` computes in, for a line of output.
+pub fn describe_precision(cfg: &Config, device: &Device) -> String {
+    let (is_asked, precision) = (cfg.train.mixed_precision, cfg.vcycle.precision);
+    let scaling = if precision == Precision::F16 { ", dynamic loss scale" } else { "" };
+    match (device, is_asked) {
+        (Device::Cpu, false) => "precision: f32".into(),
+        (Device::Cpu, true) => "precision: f32; the CPU has no other, whatever TRAIN.MIXED_PRECISION says".into(),
+        (_, true) => format!("precision: {precision} activations, f32 parameters, statistics and loss{scaling}"),
+        (_, false) => format!(
+            "precision: {precision} activations, f32 parameters, statistics and loss{scaling}; kernels store 16 bits, also with \
+             TRAIN.MIXED_PRECISION False"
+        ),
+    }
 }
 
 /// The optimizer's constants.

@@ -92,7 +92,7 @@ pub fn load(path: &Path) -> Result<StateDict> {
 pub fn load_momenta(path: &Path, model: &Model) -> Result<Option<OptimizerState>> {
     if path.is_dir() {
         let (_, Checkpoint { state, momentum, .. }) = load_run(path)?;
-        return Ok(Some(OptimizerState { has_momentum: state.has_momentum, momentum }));
+        return Ok(Some(OptimizerState { has_momentum: state.has_momentum, momentum, loss_scale: None }));
     }
     let (file, file_bytes, format) = open(path)?;
     let contents = match format {

@@ -69,7 +69,7 @@ pub fn named(model: &Model, tensors: &[StoredTensor], sizes: &[usize]) -> Outcom
             shape: p.shape.clone(),
             values: vec![0.0; p.len()],
         }));
-        return Ok(OptimizerState { has_momentum: false, momentum });
+        return Ok(OptimizerState { has_momentum: false, momentum, loss_scale: None });
     }
-    Ok(OptimizerState { has_momentum: true, momentum })
+    Ok(OptimizerState { has_momentum: true, momentum, loss_scale: None })
 }

@@ -10,6 +10,7 @@ mod non_local;
 mod plan;
 mod poison;
 mod reference;
+mod several_steps;
 mod variants;
 
 use serde_json::Value;

@@ -41,7 +41,7 @@ mod update;
 
 pub use precise::PreciseStatistics;
 pub use profile::Profile;
-pub use state::{NamedArray, OptimizerState, fold_sub_batch_norm};
+pub use state::{LossScale, NamedArray, OptimizerState, fold_sub_batch_norm};
 pub use train_step::{StepInputs, StepResults, StepTargets};
 
 use std::collections::VecDeque;
@@ -74,6 +74,7 @@ pub struct PathwayInput {
 pub struct Network {
     model: Model,
     stream: Stream,
+    lowering: Lowering,
     seed: u64,
     arrays: Arrays,
     kernel: Option<KernelArrays>,
@@ -107,8 +108,23 @@ struct Arrays {
 
 impl Network {
     /// Puts `model` on `device` with first values drawn from `seed`. Nothing can run before [`Network::prepare`].
-    pub fn new(device: &Device, mut model: Model, seed: u64) -> Result<Network> {
-        let (stream, lowering) = (device.stream()?, Lowering::of(device));
+    pub fn new(device: &Device, model: Model, seed: u64) -> Result<Network> {
+        Network::with_storage(device, model, seed, DType::Bf16)
+    }
+
+    /// [`Network::new`] with another 16-bit type than bf16 for activations, their gradients and a copy of the parameters, where kernels run.
+    /// With f16 the loss is scaled, by a factor that follows the gradients.
+    ///
+    /// # Errors
+    /// As [`Network::new`]; a type that is neither bf16 nor f16.
+    pub fn with_storage(device: &Device, mut model: Model, seed: u64, storage: DType) -> Result<Network> {
+        if !matches!(storage, DType::Bf16 | DType::F16) {
+            return Err(Error::unsupported(
+                "network",
+                format!("kernels store activations in Bf16 or F16, not in {storage:?}"),
+            ));
+        }
+        let (stream, lowering) = (device.stream()?, Lowering::with_storage(device, storage));
         if lowering != Lowering::Plain {
             model.store_input_channels(model.config.input_channels.next_multiple_of(4));
         }
@@ -136,10 +152,11 @@ impl Network {
         let mut network = Network {
             model,
             stream,
+            lowering,
             seed,
             arrays,
             kernel,
-            block: StepBlock::new(device, 0, 0, &first_state(false))?,
+            block: StepBlock::new(device, 0, 0, &first_state(lowering, false))?,
             update: None,
             steps: vec![],
             workspace,
@@ -161,6 +178,11 @@ impl Network {
     /// The device.
     pub fn device(&self) -> &Device {
         self.stream.device()
+    }
+
+    /// How layers become ops, and what type activations have.
+    pub fn lowering(&self) -> Lowering {
+        self.lowering
     }
 
     /// The queue on which all work of the network runs.

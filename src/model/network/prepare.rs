@@ -44,7 +44,8 @@ impl Network {
                 if plans.iter().any(|p| p.mode == mode && p.shape == shape) {
                     continue;
                 }
-                let plan = Plan::new(&self.stream, &self.model, shape, mode, self.stored_channels())?;
+                let (stored, lowering) = (self.stored_channels(), self.lowering);
+                let plan = Plan::with_lowering(&self.stream, &self.model, shape, mode, stored, lowering)?;
                 tracing::debug!("{}", plan.summary());
                 plans.push(plan);
             }

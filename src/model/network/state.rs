@@ -27,6 +27,17 @@ pub struct OptimizerState {
     pub has_momentum: bool,
     /// Momentum of each parameter under the parameter's name.
     pub momentum: Vec<NamedArray>,
+    /// With f16 gradients. A network without them takes none.
+    pub loss_scale: Option<LossScale>,
+}
+
+/// What the loss is multiplied with, and when that grows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LossScale {
+    /// The factor of the next step.
+    pub scale: f32,
+    /// Steps taken since it last changed.
+    pub good_steps: u32,
 }
 
 impl Network {
@@ -86,7 +97,7 @@ impl Network {
         self.model.params.iter().zip(&self.arrays.grad).map(|(p, slice)| export(p, slice)).collect()
     }
 
-    /// Momenta, for a checkpoint.
+    /// Momenta and loss scale, for a checkpoint.
     ///
     /// # Errors
     /// A network that is prepared for evaluation only.
@@ -96,11 +107,13 @@ impl Network {
         let momentum = parts
             .map(|p| export(p, &self.arrays.momentum.part(p.offset, p.stored_len())?))
             .collect::<Result<Vec<_>>>()?;
-        let has_momentum = sgd::State::read(&self.block.state)?.is_momentum_empty == 0;
-        Ok(OptimizerState { has_momentum, momentum })
+        let state = sgd::State::read(&self.block.state)?;
+        let loss_scale = LossScale { scale: state.loss_scale, good_steps: state.good_steps };
+        let loss_scale = self.scales_loss().then_some(loss_scale);
+        Ok(OptimizerState { has_momentum: state.is_momentum_empty == 0, momentum, loss_scale })
     }
 
-    /// Replaces the momenta. On an error nothing was changed.
+    /// Replaces the momenta, and the loss scale where there is one. On an error nothing was changed.
     pub fn load_optimizer_state(&mut self, state: &OptimizerState) -> Result<()> {
         self.check_trains()?;
         let mut by_name = index(&state.momentum)?;
@@ -111,7 +124,7 @@ impl Network {
         }
         refuse_unknown(&by_name)?;
         self.arrays.momentum.write(&flat)?;
-        self.reset_update_state(state.has_momentum)
+        self.reset_update_state(state.has_momentum, state.loss_scale)
     }
 
     fn check_trains(&self) -> Result<()> {

@@ -1,12 +1,16 @@
 //! The optimizer's step: what it needs besides the arrays, and what keeps a step that went wrong from harm.
 
+use super::state::LossScale;
 use super::{Network, flat};
-use crate::device::Slice;
+use crate::device::{DType, Slice};
 use crate::error::Result;
-use crate::model::plan::Mode;
+use crate::model::plan::{Lowering, Mode};
 use crate::ops::sgd::{self, Guard, LossScaling, RangeTable, Sgd, State};
 use crate::optimizer::{SgdConfig, param_ranges};
 use crate::shape::StepShape;
+
+/// As torch.amp.GradScaler begins.
+const FIRST_LOSS_SCALE: f32 = 65536.0;
 
 /// What updates with one configuration need.
 pub(super) struct Update {
@@ -57,7 +61,7 @@ impl Network {
             state: &self.block.state,
             workspace,
             skip_flag: Some(&self.block.skip),
-            scaling: LossScaling::FIXED,
+            scaling: if self.scales_loss() { LossScaling::DYNAMIC } else { LossScaling::FIXED },
             max_grad_norm: config.clip_grad_l2norm.unwrap_or(f32::INFINITY),
             max_grad_value: config.clip_grad_val.unwrap_or(f32::INFINITY),
         };
@@ -89,13 +93,23 @@ impl Network {
         Ok(true)
     }
 
-    /// The state of an optimizer that goes on with given momenta, or has none yet.
-    pub(super) fn reset_update_state(&mut self, has_momentum: bool) -> Result<()> {
-        self.block.state.write(bytemuck::cast_slice::<State, u32>(&[first_state(has_momentum)]))
+    /// Whether gradients would vanish without a factor.
+    pub(super) fn scales_loss(&self) -> bool {
+        self.lowering == Lowering::Fused(DType::F16)
+    }
+
+    /// The state of an optimizer that goes on with given momenta, or has none yet, and with a given loss scale where there is one.
+    pub(super) fn reset_update_state(&mut self, has_momentum: bool, scale: Option<LossScale>) -> Result<()> {
+        let mut state = first_state(self.lowering, has_momentum);
+        if let Some(LossScale { scale, good_steps }) = scale.filter(|_| self.scales_loss()) {
+            (state.loss_scale, state.good_steps) = (scale, good_steps);
+        }
+        self.block.state.write(bytemuck::cast_slice::<State, u32>(&[state]))
     }
 }
 
 /// Before the first step of a run, or of its continuation.
-pub(super) fn first_state(has_momentum: bool) -> State {
-    State { is_momentum_empty: u32::from(!has_momentum), ..State::new(1.0) }
+pub(super) fn first_state(lowering: Lowering, has_momentum: bool) -> State {
+    let scale = if lowering == Lowering::Fused(DType::F16) { FIRST_LOSS_SCALE } else { 1.0 };
+    State { is_momentum_empty: u32::from(!has_momentum), ..State::new(scale) }
 }

@@ -48,11 +48,16 @@ pub enum Lowering {
 }
 
 impl Lowering {
-    /// The form that `device` runs.
+    /// The form that `device` runs, with kernels in bf16.
     pub fn of(device: &Device) -> Lowering {
+        Lowering::with_storage(device, DType::Bf16)
+    }
+
+    /// The form that `device` runs; with kernels in `storage`, which is bf16 or f16.
+    pub fn with_storage(device: &Device, storage: DType) -> Lowering {
         match device {
             Device::Cpu => Lowering::Plain,
-            Device::Cuda(_) | Device::Simt => Lowering::Fused(DType::Bf16),
+            Device::Cuda(_) | Device::Simt => Lowering::Fused(storage),
         }
     }
 

@@ -24,7 +24,7 @@ const SMALL: StepShape = StepShape::square(3, 8, 32, 2);
 const LABELS: [u32; 4] = [0, 3, 1, 2];
 const LR: f32 = 0.01;
 
-fn tiny(arch: Arch) -> ModelConfig {
+pub(super) fn tiny(arch: Arch) -> ModelConfig {
     ModelConfig {
         width_per_group: 8,
         beta_inv: 2,
@@ -36,6 +36,13 @@ fn tiny(arch: Arch) -> ModelConfig {
 
 fn network(device: &Device, config: &ModelConfig, shape: StepShape) -> Network {
     let mut network = Network::new(device, Model::new(config).expect("model"), 5).expect("network");
+    fill_state(&mut network);
+    network.prepare(&[shape], &[shape]).expect("prepare");
+    network
+}
+
+/// Parameters and running statistics that a test of errors can use.
+pub(super) fn fill_state(network: &mut Network) {
     let mut state = network.state_dict().expect("state");
     for array in state.iter_mut().filter(|a| a.shape.len() == 1) {
         // The last gammas of blocks begin at 0: their branches would have no gradient. And most values are far from where a ReLU
@@ -52,8 +59,6 @@ fn network(device: &Device, config: &ModelConfig, shape: StepShape) -> Network {
         array.values = fill::f32(&array.name, array.values.len(), scale, offset);
     }
     network.load_state_dict(&state).expect("load");
-    network.prepare(&[shape], &[shape]).expect("prepare");
-    network
 }
 
 /// The clip's channels of each input, as bf16 holds them.
@@ -80,11 +85,11 @@ fn write_inputs(network: &Network, mode: Mode, shape: StepShape, name: &str) {
     }
 }
 
-fn as_f64(values: &[f32]) -> Vec<f64> {
+pub(super) fn as_f64(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| f64::from(v)).collect()
 }
 
-fn l2(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn l2(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
 }
@@ -92,9 +97,14 @@ fn l2(a: &[f64], b: &[f64]) -> f64 {
 /// Error against f64 at most twice that of CPU steps that round whatever they store to bf16, plus one rounding. Returns both errors,
 /// relative.
 fn check(what: &str, got: &[f64], rounded: &[Vec<f64>], exact: &[f64]) -> (f64, f64) {
+    check_to(2f64.powi(-8), what, got, rounded, exact)
+}
+
+/// [`check`] for a type with this relative rounding.
+pub(super) fn check_to(rounding: f64, what: &str, got: &[f64], rounded: &[Vec<f64>], exact: &[f64]) -> (f64, f64) {
     let (error, norm) = (l2(got, exact), l2(exact, &vec![0.0; exact.len()]));
     let plain = rounded.iter().map(|r| l2(r, exact)).fold(0.0, f64::max);
-    let bound = 2.0 * plain + norm * 2f64.powi(-8);
+    let bound = 2.0 * plain + norm * rounding;
     assert!(error <= bound, "{what}: error {error:e} of {norm:e}; rounding what is stored gives {plain:e}");
     (error / norm.max(1e-30), plain / norm.max(1e-30))
 }
@@ -140,7 +150,7 @@ fn reference(
 }
 
 /// The running pairs moved by the batch statistics of a step.
-fn running_after(model: &Model, plan: &Plan, state: &[NamedArray], step: &Reference<'_>) -> Vec<Vec<f64>> {
+pub(super) fn running_after(model: &Model, plan: &Plan, state: &[NamedArray], step: &Reference<'_>) -> Vec<Vec<f64>> {
     let (momentum, splits) = (f64::from(model.config.bn_momentum), plan.shape.splits);
     let mut running = vec![];
     for (i, norm) in model.norms.iter().enumerate() {
@@ -155,7 +165,7 @@ fn running_after(model: &Model, plan: &Plan, state: &[NamedArray], step: &Refere
     running
 }
 
-fn of(state: &[NamedArray], name: &str) -> Vec<f64> {
+pub(super) fn of(state: &[NamedArray], name: &str) -> Vec<f64> {
     stored(state.iter().find(|a| a.name == name).unwrap_or_else(|| panic!("{name}")))
 }
 
@@ -279,7 +289,7 @@ fn check_update(network: &Network, before: &[NamedArray], gradients: &[NamedArra
 /// The parameters one by one, but weight and bias of what a batch norm follows together, and gamma and beta of a norm: what is
 /// added to all values of a channel is lost in the batch norm after the next convolution, so that a bias's or beta's own
 /// gradient may be nothing but rounding errors.
-fn gradient_groups(model: &Model) -> Vec<Vec<usize>> {
+pub(super) fn gradient_groups(model: &Model) -> Vec<Vec<usize>> {
     let is_before_norm =
         |p: &usize| model.params[*p].name.contains(".conv_") && model.params[*p].kind == ParamKind::Bias;
     let mut groups: Vec<Vec<usize>> = vec![];
