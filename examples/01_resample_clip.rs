@@ -32,7 +32,7 @@ fn main() -> vcycle::Result<()> {
         flip: true,
     };
     let memory = Buffer::from_host(&device, &pixels)?;
-    let clip = SourceClip { memory, frames, height_px: height, width_px: width, grid };
+    let clip = SourceClip { memory, frames, height_px: height, width_px: width, origin_px: (0, 0), grid };
 
     // 4. SlowFast's two inputs come out of one launch: the Fast pathway shows all samples, the Slow pathway two of them.
     let op = Resample { filter: Filter::Trilinear, mean: [0.45; 3], std: [0.225; 3] };

@@ -73,7 +73,7 @@ fn main() -> vcycle::Result<()> {
         let upload = |clip: &vcycle::clip::HostClip| {
             let memory = Buffer::from_host(&device, &clip.bytes)?;
             let (frames, height_px, width_px) = (clip.frames, clip.height_px, clip.width_px);
-            Ok(SourceClip { memory, frames, height_px, width_px, grid: clip.grid })
+            Ok(SourceClip { memory, frames, height_px, width_px, origin_px: clip.origin_px, grid: clip.grid })
         };
         let clips = batch.clips.iter().map(upload).collect::<vcycle::Result<Vec<SourceClip>>>()?;
 

@@ -50,7 +50,7 @@ fn main() -> vcycle::Result<()> {
         flip: false,
     };
     let memory = memory.slice::<u8>(0, pixels.len())?;
-    let clip = SourceClip { memory, frames, height_px: height, width_px: width, grid };
+    let clip = SourceClip { memory, frames, height_px: height, width_px: width, origin_px: (0, 0), grid };
     let op = Resample { filter: Filter::Trilinear, mean: [0.0; 3], std: [1.0; 3] };
     let shape = ActivationShape::new(1, frames, height / 2, width / 2, 4);
     let output = Tensor::zeroed(&device, DType::Bf16, shape)?;

@@ -86,8 +86,8 @@ impl Upload {
         let slot = &mut self.slots[self.current];
         let clips = from.iter().zip(&offsets).map(|(clip, &offset)| {
             let memory = slot.memory.slice::<u8>(offset, clip.bytes.len())?;
-            let HostClip { frames, height_px, width_px, grid, .. } = *clip;
-            Ok(SourceClip { memory, frames, height_px, width_px, grid })
+            let HostClip { frames, height_px, width_px, origin_px, grid, .. } = *clip;
+            Ok(SourceClip { memory, frames, height_px, width_px, origin_px, grid })
         });
         let clips = clips.collect::<Result<Vec<_>>>()?;
 

@@ -97,6 +97,7 @@ fn clips(device: &Device, num_clips: usize, grid: &Grid) -> Vec<SourceClip> {
             frames,
             height_px: height,
             width_px: width,
+            origin_px: (0, 0),
             grid: ClipGrid {
                 t: Axis::crop_then_resize(0, frames, grid.frames),
                 y: Axis::crop_then_resize(y, y + BOX, grid.crop),

@@ -12,11 +12,11 @@ struct ResampleAxis {
 
 // A clip of the table.
 struct ResampleClip {
-    uint64_t source;        // uint8 [frames][height][width][3]
+    uint64_t source;        // uint8 [frames][height][width][3], one box of all frames
     uint64_t source_bytes;  // frames * height * width * 3
     int32_t height, width;
     int32_t flip;           // mirror the columns of the output
-    int32_t reserved;
+    int32_t origin_bytes;   // (row * width + column) * 3 of the box in the frames that the axes count in; 0: whole frames
     ResampleAxis t, y, x;
 };
 static_assert(sizeof(ResampleClip) == 80, "mirrored in Rust");

@@ -72,7 +72,7 @@ __device__ __forceinline__ void store_chunk(float* row, const float (&sums)[CHUN
 }
 
 __device__ __forceinline__ uint64_t row_address(const ResampleClip& clip, int t, int y, int x) {
-    return clip.source + ((uint64_t(t) * clip.height + y) * clip.width + x) * 3;
+    return clip.source + ((uint64_t(t) * clip.height + y) * clip.width + x) * 3 - uint64_t(clip.origin_bytes);
 }
 
 // row[e] = byte e of the columns from `begin` on, filtered in t and y, for e < num_bytes and up to the end of the chunk.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{ClipSource, Frames, VideoInfo};
+use super::{ClipSource, Crops, Frames, VideoInfo, Wanted};
 use crate::error::Result;
 
 /// Keeps the decoded frames of another source's clips up to a number of bytes. A clip is decoded whole the first time,
@@ -43,6 +43,12 @@ impl Cached {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Clip `idx`, if it is kept or can be.
+    fn whole(&self, idx: usize) -> Option<Arc<Whole>> {
+        let known = self.lock().clips.get(&idx).cloned();
+        known.unwrap_or_else(|| self.decode_whole(idx))
     }
 
     /// Decodes all of clip `idx` if there is room for it and that works.
@@ -120,20 +126,30 @@ impl ClipSource for Cached {
     }
 
     fn frames(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Vec<u32>) -> Result<Frames> {
-        let known = self.lock().clips.get(&idx).cloned();
-        let whole = match known {
-            Some(whole) => whole,
-            None => self.decode_whole(idx),
-        };
-        let Some(whole) = whole else { return self.source.frames(idx, choose) };
-        let Frames { height_px, width_px, .. } = whole.frames;
+        match self.whole(idx) {
+            Some(whole) => whole.frames(choose(&whole.info)),
+            None => self.source.frames(idx, choose),
+        }
+    }
+
+    fn crops(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Wanted) -> Result<Crops> {
+        match self.whole(idx) {
+            Some(whole) => Ok(Crops { frames: whole.frames(choose(&whole.info).indices)?, origin_px: (0, 0) }),
+            None => self.source.crops(idx, choose),
+        }
+    }
+}
+
+impl Whole {
+    /// Copies of some frames.
+    fn frames(&self, indices: Vec<u32>) -> Result<Frames> {
+        let Frames { height_px, width_px, .. } = self.frames;
         let frame_bytes = height_px * width_px * 3;
-        let indices = choose(&whole.info);
         let mut bytes = Vec::with_capacity(indices.len() * frame_bytes);
         for &index in &indices {
             let at = index as usize * frame_bytes;
-            let frame = whole.frames.bytes.get(at..at + frame_bytes).ok_or_else(|| {
-                let message = format!("frame {index} of {} was asked for", whole.info.num_frames);
+            let frame = self.frames.bytes.get(at..at + frame_bytes).ok_or_else(|| {
+                let message = format!("frame {index} of {} was asked for", self.info.num_frames);
                 crate::error::Error::shape("decode", message)
             })?;
             bytes.extend_from_slice(frame);

@@ -3,7 +3,7 @@
 
 use super::sampling::{self, Crop, CropJitter};
 use super::{Draws, VideoInfo};
-use crate::ops::resample::{Axis, ClipGrid, Filter};
+use crate::ops::resample::{Axis, ClipGrid, Filter, taps};
 use crate::shape::StepShape;
 
 /// How a clip is brought to the step's grid (`VCYCLE.RESAMPLE`).
@@ -152,7 +152,8 @@ impl Sampling {
         };
         let crop = match self.mode {
             ResampleMode::Peer => {
-                peer_axes(info, &sampling::train_crop(info.height_px, info.width_px, &jitter, &mut || draws.unit()))
+                let crop = sampling::train_crop(info.height_px, info.width_px, &jitter, &mut || draws.unit());
+                peer_axes(info, shape, &crop)
             }
             _ => {
                 let side =
@@ -225,7 +226,8 @@ impl Sampling {
     fn test_crop(&self, info: &VideoInfo, shape: &StepShape, scale_px: u32, crop_idx: usize) -> (Axis, Axis, bool) {
         if self.mode == ResampleMode::Peer {
             let crop_px = (shape.height_px, shape.width_px);
-            return peer_axes(info, &sampling::test_crop(info.height_px, info.width_px, scale_px, crop_px, crop_idx));
+            let crop = sampling::test_crop(info.height_px, info.width_px, scale_px, crop_px, crop_idx);
+            return peer_axes(info, shape, &crop);
         }
         let along = [0.0, 0.5, 1.0][crop_idx.min(2)];
         let place = if info.height_px > info.width_px { (along, 0.5) } else { (0.5, along) };
@@ -296,10 +298,17 @@ fn box_axes(info: &VideoInfo, shape: &StepShape, short_side_px: u32, place: (f64
 
 /// Resize-then-crop as the peer does it: the scaled image has whole pixels, the crop starts at one; taps may reach over
 /// the whole image.
-fn peer_axes(info: &VideoInfo, crop: &Crop) -> (Axis, Axis, bool) {
+fn peer_axes(info: &VideoInfo, shape: &StepShape, crop: &Crop) -> (Axis, Axis, bool) {
+    let axis = |size: usize, scaled: usize, offset: usize, samples: usize| {
+        let axis = Axis::resize_then_crop(size, scaled, offset);
+        // What is read of the image: the positions are where they were, and no more of it need be decoded.
+        let (first, last) =
+            (taps(Filter::Trilinear, &axis, 0, false), taps(Filter::Trilinear, &axis, samples as u32 - 1, false));
+        Axis { lo: first.first as u32, hi: (last.first + last.weights.len() - 1) as u32, ..axis }
+    };
     (
-        Axis::resize_then_crop(info.height_px, crop.scaled_px.0, crop.offset_px.0),
-        Axis::resize_then_crop(info.width_px, crop.scaled_px.1, crop.offset_px.1),
+        axis(info.height_px, crop.scaled_px.0, crop.offset_px.0, shape.height_px.max(1)),
+        axis(info.width_px, crop.scaled_px.1, crop.offset_px.1, shape.width_px.max(1)),
         crop.flip,
     )
 }

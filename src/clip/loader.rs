@@ -16,10 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use batches::{Clips, Epoch};
 
 use super::random::Purpose;
-use super::{ClipChoice, ClipSource, Draws, Frames, Sampling, VideoInfo, Views};
+use super::{Area, ClipChoice, ClipSource, Crops, Draws, Frames, Sampling, VideoInfo, Views, Wanted};
 use crate::error::{Error, Result};
 use crate::labels::Labels;
-use crate::ops::resample::ClipGrid;
+use crate::ops::resample::{Axis, ClipGrid};
 use crate::shape::StepShape;
 
 /// Bad videos that are named in the log; more are only counted.
@@ -57,6 +57,8 @@ pub struct HostClip {
     pub height_px: usize,
     /// Columns.
     pub width_px: usize,
+    /// (row, column) of the first pixel in the video's frames, in which the grid counts.
+    pub origin_px: (usize, usize),
     /// The step's grid; its t axis counts the frames held.
     pub grid: ClipGrid,
 }
@@ -230,18 +232,18 @@ impl LoaderShared {
         }
         let mut choices = None;
         let attempt = catch_unwind(AssertUnwindSafe(|| {
-            self.source.frames(idx, &mut |info| {
+            self.source.crops(idx, &mut |info| {
                 let chosen = choose(info);
-                let all = union(&chosen);
+                let all = Wanted { indices: union(&chosen), area: area_of(&chosen) };
                 choices = Some(chosen);
                 all
             })
         }));
         let result = attempt.unwrap_or_else(|panic| Err(Error::Data(format!("panicked: {}", panic_message(&panic)))));
         match (result, choices) {
-            (Ok(mut frames), Some(choices)) => {
+            (Ok(mut crops), Some(choices)) => {
                 if self.sampling.bgr {
-                    frames.bytes.chunks_exact_mut(3).for_each(|pixel| pixel.swap(0, 2));
+                    crops.frames.bytes.chunks_exact_mut(3).for_each(|pixel| pixel.swap(0, 2));
                 }
                 let label_set = |choice: &ClipChoice| {
                     let ends = choice.frame_indices.first().zip(choice.frame_indices.last());
@@ -249,7 +251,7 @@ impl LoaderShared {
                     self.source.label_set(idx, span)
                 };
                 let labels: Vec<Vec<u32>> = choices.iter().map(label_set).collect();
-                let clips = host_clips(frames, choices).into_iter().zip(labels);
+                let clips = host_clips(crops, choices).into_iter().zip(labels);
                 Some(clips.map(|(clip, labels)| LoadedClip { idx, clip, labels }).collect())
             }
             (Ok(_), None) => {
@@ -297,12 +299,22 @@ fn union(choices: &[ClipChoice]) -> Vec<u32> {
     all
 }
 
+/// The box that holds all pixels that `choices` may read.
+fn area_of(choices: &[ClipChoice]) -> Area {
+    let span = |axis: fn(&ClipGrid) -> &Axis| {
+        let first = choices.iter().map(|c| axis(&c.grid).lo as usize).min().unwrap_or(0);
+        let last = choices.iter().map(|c| axis(&c.grid).hi as usize).max().unwrap_or(0);
+        first..last + 1
+    };
+    Area { rows: span(|grid| &grid.y), columns: span(|grid| &grid.x) }
+}
+
 /// A clip for each of `choices` out of the frames of their union.
-fn host_clips(frames: Frames, mut choices: Vec<ClipChoice>) -> Vec<HostClip> {
-    let Frames { bytes, indices, height_px, width_px } = frames;
+fn host_clips(crops: Crops, mut choices: Vec<ClipChoice>) -> Vec<HostClip> {
+    let Crops { frames: Frames { bytes, indices, height_px, width_px }, origin_px } = crops;
     let clip = |bytes: Arc<Vec<u8>>, choice: ClipChoice| {
         let (frames, grid) = (choice.frame_indices.len(), choice.grid);
-        HostClip { bytes, frames, height_px, width_px, grid }
+        HostClip { bytes, frames, height_px, width_px, origin_px, grid }
     };
     if choices.len() == 1 {
         return choices.pop().map(|choice| clip(Arc::new(bytes), choice)).into_iter().collect();

@@ -35,6 +35,8 @@ pub use loader::{BadClip, Batches, HostBatch, HostClip, Loader, LoaderConfig};
 pub use moving_shapes::{MOTIONS, MovingShapes, MovingShapesConfig};
 pub use random::Draws;
 
+use std::ops::Range;
+
 use crate::error::Result;
 #[allow(unused_imports, reason = "for the links of the module doc")]
 use crate::shape::StepShape;
@@ -91,6 +93,33 @@ pub struct Frames {
     pub width_px: usize,
 }
 
+/// Some pixels of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Area {
+    /// Rows.
+    pub rows: Range<usize>,
+    /// Columns.
+    pub columns: Range<usize>,
+}
+
+/// What a clip needs of a video.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Frames, as for [`ClipSource::frames`].
+    pub indices: Vec<u32>,
+    /// Pixels of each of them, not empty. Others are not looked at.
+    pub area: Area,
+}
+
+/// Frames, or one box of all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Crops {
+    /// The box; its rows and columns count from its own first pixel.
+    pub frames: Frames,
+    /// (row, column) of that pixel in the video's frames: (0, 0) where they are whole.
+    pub origin_px: (usize, usize),
+}
+
 /// A set of labelled videos. Implement it to train on data of your own (`examples/03_own_clip_source.rs`); a [`Loader`]
 /// calls it from several threads at once.
 pub trait ClipSource: Send + Sync {
@@ -141,4 +170,11 @@ pub trait ClipSource: Send + Sync {
     /// The same call must give the same bytes every time. An error before `choose` was called means that the video is
     /// of no use at all: it is not tried again in this run.
     fn frames(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Vec<u32>) -> Result<Frames>;
+
+    /// As [`ClipSource::frames`], for a source that can decode a part of a frame: at least `area` of each. Whole frames are
+    /// always right; the bytes of a box must be those of the whole frames.
+    fn crops(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Wanted) -> Result<Crops> {
+        let frames = self.frames(idx, &mut |info| choose(info).indices)?;
+        Ok(Crops { frames, origin_px: (0, 0) })
+    }
 }

@@ -233,6 +233,7 @@ mod tests {
             frames: 4,
             height_px: 16,
             width_px: 16,
+            origin_px: (0, 0),
             grid,
         };
         let names = vec!["a".into(), "b".into()];

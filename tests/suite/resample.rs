@@ -17,7 +17,7 @@ fn clip(device: &Device, name: &str, size: [usize; 3], grid: ClipGrid) -> (Vec<u
     let offset = size[2] % 4;
     let memory = Buffer::zeroed(device, offset + bytes.len()).unwrap().slice::<u8>(offset, bytes.len()).unwrap();
     memory.write(&bytes).unwrap();
-    (bytes, SourceClip { memory, frames: size[0], height_px: size[1], width_px: size[2], grid })
+    (bytes, SourceClip { memory, frames: size[0], height_px: size[1], width_px: size[2], origin_px: (0, 0), grid })
 }
 
 fn workspace(device: &Device, clips: usize, frames: usize) -> Slice {
@@ -249,6 +249,52 @@ fn keeps_what_lies_between_the_channels() {
             for ch in 0..c {
                 let (got, want) = (f64::from(row[1 + ch]), want[0][i * c + ch]);
                 assert!((got - want).abs() < 1e-4, "{device}: position {i} channel {ch}: got {got}, cpu {want}");
+            }
+        }
+    }
+}
+
+/// A box that holds all pixels between the clamps gives the bits of the whole frames.
+#[test]
+fn boxes_give_the_samples_of_whole_frames() {
+    let (size, (frames, height, width)) = ([3, 21, 37], (3, 6, 11));
+    let y = Axis { start: 4.3, step: 1.7, lo: 4, hi: 13 };
+    let x = Axis { start: 20.25, step: -1.1, lo: 8, hi: 30 };
+    let grid = ClipGrid { t: Axis { start: 0.2, step: 0.9, lo: 0, hi: 2 }, y, x, flip: true };
+    for device in executors::all() {
+        for filter in [Filter::Trilinear, Filter::TrilinearAntialias, Filter::NearestInTime] {
+            let sample = |source: &SourceClip| {
+                let shape = ActivationShape::new(1, frames, height, width, 4);
+                let output = Tensor::zeroed(&device, DType::F32, shape).unwrap();
+                let pathways = [Pathway { output: &output, frame_indices: &[0, 1, 2] }];
+                let op = Resample { filter, mean: MEAN, std: STD };
+                let scratch = workspace(&device, 1, frames);
+                let result = resample::forward(
+                    &device.stream().unwrap(),
+                    &op,
+                    std::slice::from_ref(source),
+                    &pathways,
+                    &scratch,
+                );
+                result.map(|()| output.read::<f32>().unwrap())
+            };
+            let (bytes, whole) = clip(&device, "boxes", size, grid);
+            let expected = sample(&whole).unwrap();
+            for (rows, columns) in [(4..14, 8..31), (0..14, 8..37), (3..21, 0..31), (1..15, 5..34)] {
+                let row = |i: usize| &bytes[(i * size[2] + columns.start) * 3..(i * size[2] + columns.end) * 3];
+                let kept: Vec<u8> =
+                    (0..3).flat_map(|t| rows.clone().flat_map(move |y| row(t * size[1] + y))).copied().collect();
+                let source = SourceClip {
+                    memory: Buffer::from_host(&device, &kept).unwrap(),
+                    height_px: rows.len(),
+                    width_px: columns.len(),
+                    origin_px: (rows.start, columns.start),
+                    ..whole.clone()
+                };
+                assert_eq!(sample(&source).unwrap(), expected, "{device} {filter:?} {rows:?} {columns:?}");
+                let message = |origin_px| sample(&SourceClip { origin_px, ..source.clone() }).unwrap_err().to_string();
+                assert!(message((rows.start, 9)).contains("x axis must be finite and lie in 9.."));
+                assert!(message((usize::MAX, 0)).contains("origin"));
             }
         }
     }

@@ -200,7 +200,11 @@ fn the_peer_grid_is_a_crop_of_the_scaled_image() {
     assert_eq!(choice.grid.y.start, start(16.0, ratio.0));
     assert_eq!(choice.grid.x.start, start(59.0, ratio.1));
     assert_eq!((choice.grid.y.step, choice.grid.x.step), (ratio.0 as f32, ratio.1 as f32));
-    assert_eq!((choice.grid.y.lo, choice.grid.y.hi, choice.grid.x.hi), (0, 239, 319));
+    // No more of the image need be there than the samples read.
+    let last = |start: f64, ratio: f64| (start + 223.0 * ratio).ceil() as u32;
+    let (y, x) = (choice.grid.y, choice.grid.x);
+    assert_eq!((y.lo, y.hi), (y.start as u32, last(f64::from(y.start), ratio.0)));
+    assert_eq!((x.lo, x.hi), (x.start as u32, last(f64::from(x.start), ratio.1)));
     assert_eq!(choice.frame_indices, sampling::frame_indices(0.0, 64.0, 32, 64));
 }
 

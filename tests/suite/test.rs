@@ -126,7 +126,7 @@ fn scores_of_view(
         .unwrap();
     let memory = Buffer::from_host(&Device::Cpu, &frames.bytes).unwrap();
     let (height_px, width_px, grid) = (frames.height_px, frames.width_px, choice.unwrap().grid);
-    let clip = SourceClip { memory, frames: frames.indices.len(), height_px, width_px, grid };
+    let clip = SourceClip { memory, frames: frames.indices.len(), height_px, width_px, origin_px: (0, 0), grid };
     let workspace = Buffer::zeroed(&Device::Cpu, resample::workspace_bytes(1, 4)).unwrap();
     let workspace = workspace.slice::<u8>(0, workspace.len_bytes()).unwrap();
     let input = &network.inputs(Mode::Eval, shape).unwrap()[0];

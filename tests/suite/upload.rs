@@ -19,6 +19,7 @@ fn clip(frames: usize, size_px: usize, salt: usize) -> HostClip {
         frames,
         height_px: size_px,
         width_px: size_px,
+        origin_px: (0, 0),
         grid: ClipGrid { t: Axis::identity(frames), y: axis, x: axis, flip: salt % 2 == 1 },
     }
 }

@@ -115,6 +115,7 @@ fn on_device(device: &Device, source: Frames, request: &Request) -> Result<Vec<f
         frames: source.indices.len(),
         height_px: source.height_px,
         width_px: source.width_px,
+        origin_px: (0, 0),
         grid,
     };
     let shape = ActivationShape::new(1, request.frames, request.side_px, request.side_px, 4);

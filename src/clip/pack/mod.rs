@@ -10,12 +10,16 @@
 //! four u32: offset in `K.frames` (low and high half), length in bytes, CRC-32. The index holds the CRC-32 of each table, and
 //! its own: damage anywhere is found before a pixel is used, and is an error of the clip that it hits.
 //!
+//! Files are read with ordinary reads at an offset. A memory map would save a copy of some kilobytes a frame, and is unsafe: a file
+//! that another program cuts off under it ends the run.
+//!
 //! A shard also says which files it was made of. That is what an interrupted pack goes on from, and what a lost index
 //! is made from again.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `picture.rs` | a frame to bytes and back |
+//! | `jpeg_box.rs` | the part of a JPEG picture that a box needs |
 //! | `shrink.rs` | a frame to a smaller one |
 //! | `shard.rs` | clips to a file and back |
 //! | `index.rs` | the index |
@@ -25,6 +29,7 @@
 
 mod check;
 mod index;
+mod jpeg_box;
 mod picture;
 mod shard;
 mod shrink;

@@ -4,20 +4,15 @@ use std::ops::Range;
 
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
+use super::jpeg_box::{self, Cut};
 use super::shrink::Shrink;
 use super::{Codec, Encoding};
+use crate::clip::Area;
 use crate::clip::decode::jpeg;
 use crate::clip::sampling::scaled_size_px;
 
 /// Rows of a raw frame that are read and checked at once.
 const RAW_ROWS: usize = 16;
-
-/// The pixels of a frame that are wanted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Area {
-    pub rows: Range<usize>,
-    pub columns: Range<usize>,
-}
 
 /// Encodes the frames of one clip.
 pub(super) struct FrameEncoder {
@@ -87,12 +82,14 @@ impl Codec {
     ) -> Result<(), String> {
         match self {
             Codec::Jpeg { .. } => {
-                let picture = jpeg::decode(cells)?;
+                let smaller = jpeg_box::cut_out(cells, size, area)?;
+                let Cut { origin_px, size, bytes } = smaller;
+                let picture = jpeg::decode(&bytes)?;
                 if (picture.height_px, picture.width_px) != size {
                     let (got_h, got_w, (height, width)) = (picture.height_px, picture.width_px, size);
                     return Err(format!("a picture of {got_w}x{got_h} pixels, expected {width}x{height}"));
                 }
-                copy_area(&picture.rgb, size.1, 0, area, out);
+                copy_area(&picture.rgb, size.1, origin_px, area, out);
             }
             Codec::Raw => {
                 let first_row = area.rows.start / RAW_ROWS * RAW_ROWS;
@@ -101,17 +98,17 @@ impl Codec {
                 if cells.len() != expected {
                     return Err(format!("{} bytes of pixels, expected {expected}", cells.len()));
                 }
-                copy_area(cells, size.1, first_row, area, out);
+                copy_area(cells, size.1, (first_row, 0), area, out);
             }
         }
         Ok(())
     }
 }
 
-/// Appends `area` of a picture whose first row is `first_row` of the frame.
-fn copy_area(rgb: &[u8], width_px: usize, first_row: usize, area: &Area, out: &mut Vec<u8>) {
+/// Appends `area` of a frame, of which a picture of `width_px` columns is the part from (row, column) `origin_px` on.
+fn copy_area(rgb: &[u8], width_px: usize, origin_px: (usize, usize), area: &Area, out: &mut Vec<u8>) {
     for row in area.rows.clone() {
-        let begin = (row - first_row) * width_px;
-        out.extend_from_slice(&rgb[(begin + area.columns.start) * 3..(begin + area.columns.end) * 3]);
+        let begin = (row - origin_px.0) * width_px + area.columns.start - origin_px.1;
+        out.extend_from_slice(&rgb[begin * 3..(begin + area.columns.len()) * 3]);
     }
 }

@@ -1,21 +1,14 @@
 //! A packed data set as a source of clips.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::index::{Content, Index, SplitIndex, Stored};
-use super::picture::Area;
 use super::shard::{CELL_BYTES, Reader};
 use super::{Codec, Encoding, damaged, shard};
 use crate::clip::list::{classes_of, first_class};
-use crate::clip::{ClipSource, Frames, ListFormat, Split, VideoInfo};
+use crate::clip::{Area, ClipSource, Crops, Frames, ListFormat, Split, VideoInfo, Wanted};
 use crate::error::{Error, Result};
-
-/// What is wanted of a clip.
-struct Wanted {
-    indices: Vec<u32>,
-    /// Of each frame; `None`: all of it.
-    area: Option<Area>,
-}
 
 /// The clips of one list of a pack: the labels, the order and the names of the list that it was made of.
 pub struct PackedClips {
@@ -84,14 +77,18 @@ impl PackedClips {
     }
 
     /// Reads the table of a clip, asks what is wanted, and reads that.
-    fn read(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Wanted) -> Result<(Frames, Area)> {
+    fn read(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Wanted) -> Result<Crops> {
         let stored = self.stored(idx)?;
         let refuse = |e: Error| self.refuse(idx, e.to_string());
         let mut shard = Reader::open(&self.folder, stored.shard).map_err(refuse)?;
         let cells = shard.cells(stored).map_err(refuse)?;
         let codec = self.index.encoding.codec;
         let Wanted { indices, area } = choose(&describe(stored, codec));
-        let area = area.unwrap_or(Area { rows: 0..stored.height_px, columns: 0..stored.width_px });
+        let is_inside = |of: &Range<usize>, size: usize| of.start < of.end && of.end <= size;
+        if !is_inside(&area.rows, stored.height_px) || !is_inside(&area.columns, stored.width_px) {
+            let message = format!("{area:?} of a frame of {}x{} was asked for", stored.width_px, stored.height_px);
+            return Err(Error::shape("packed clip", message));
+        }
         let (height_px, width_px) = (area.rows.len(), area.columns.len());
         let frame_bytes = height_px * width_px * 3;
         let (a_frame, wanted) = (codec.cells_a_frame(stored.height_px), codec.cells_of(&area));
@@ -110,7 +107,8 @@ impl PackedClips {
             let decoded = codec.decode(&encoded, size, &area, &mut bytes);
             decoded.map_err(|message| self.refuse(idx, format!("frame {index}: {message}")))?;
         }
-        Ok((Frames { bytes, indices, height_px, width_px }, area))
+        let origin_px = (area.rows.start, area.columns.start);
+        Ok(Crops { frames: Frames { bytes, indices, height_px, width_px }, origin_px })
     }
 }
 
@@ -166,6 +164,12 @@ impl ClipSource for PackedClips {
     }
 
     fn frames(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Vec<u32>) -> Result<Frames> {
-        self.read(idx, &mut |info| Wanted { indices: choose(info), area: None }).map(|(frames, _)| frames)
+        let whole = |info: &VideoInfo| Area { rows: 0..info.height_px, columns: 0..info.width_px };
+        let crops = self.read(idx, &mut |info| Wanted { indices: choose(info), area: whole(info) })?;
+        Ok(crops.frames)
+    }
+
+    fn crops(&self, idx: usize, choose: &mut dyn FnMut(&VideoInfo) -> Wanted) -> Result<Crops> {
+        self.read(idx, choose)
     }
 }

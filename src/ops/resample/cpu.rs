@@ -81,6 +81,8 @@ struct Filtered {
     columns: Columns,
     height_px: usize,
     width_px: usize,
+    /// In pixels before the first one of the memory: where pixel (0, 0) of the first frame would be.
+    origin: usize,
     /// Columns of the source that are read at all.
     span: std::ops::Range<usize>,
     multiply: [f32; 3],
@@ -100,7 +102,9 @@ impl Filtered {
             Filter::TrilinearAntialias => Columns::Many(columns),
             _ => Columns::Two(columns.iter().map(|t| Column::new(t, begin)).collect()),
         };
-        Filtered { rows, columns, height_px: clip.height_px, width_px: clip.width_px, span: begin..end, multiply, add }
+        let (height_px, width_px, (top, left)) = (clip.height_px, clip.width_px, clip.origin_px);
+        let origin = top * width_px + left;
+        Filtered { rows, columns, height_px, width_px, origin, span: begin..end, multiply, add }
     }
 
     #[inline(always)]
@@ -135,7 +139,8 @@ impl Filtered {
         for (t, wt) in t_taps.weights.iter().enumerate() {
             for (y, wy) in y_taps.weights.iter().enumerate() {
                 let row = ((t_taps.first + t) * self.height_px + y_taps.first + y) * self.width_px;
-                let bytes = &source[(row + self.span.start) * 3..(row + self.span.end) * 3];
+                let (begin, end) = (row + self.span.start - self.origin, row + self.span.end - self.origin);
+                let bytes = &source[begin * 3..end * 3];
                 let weight = wt * wy;
                 if is_first {
                     blended.iter_mut().zip(bytes).for_each(|(sum, byte)| *sum = f32::from(*byte) * weight);

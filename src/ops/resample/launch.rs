@@ -48,7 +48,7 @@ fn entry(clip: &SourceClip) -> ClipEntry {
         height: clip.height_px as i32,
         width: clip.width_px as i32,
         flip: i32::from(clip.grid.flip),
-        reserved: 0,
+        origin_bytes: clip.origin_bytes().unwrap_or(0) as i32,
         t: (&clip.grid.t).into(),
         y: (&clip.grid.y).into(),
         x: (&clip.grid.x).into(),

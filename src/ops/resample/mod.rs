@@ -94,7 +94,7 @@ pub struct ClipGrid {
     pub flip: bool,
 }
 
-/// One decoded clip in device memory: `[frames][height][width][3]` uint8.
+/// One decoded clip in device memory: `[frames][height][width][3]` uint8, whole frames or one box of all of them.
 #[derive(Clone, Debug)]
 pub struct SourceClip {
     /// The bytes.
@@ -105,8 +105,19 @@ pub struct SourceClip {
     pub height_px: usize,
     /// Columns.
     pub width_px: usize,
+    /// (row, column) of its first pixel in the frames that the grid counts in: (0, 0) for whole frames. The samples of a box
+    /// are to the bit those of its frames.
+    pub origin_px: (usize, usize),
     /// Where it is sampled.
     pub grid: ClipGrid,
+}
+
+impl SourceClip {
+    /// Where its memory would begin if pixel (0, 0) of the frames were in it, in bytes before its first one.
+    fn origin_bytes(&self) -> Option<usize> {
+        let (top, left) = self.origin_px;
+        top.checked_mul(self.width_px)?.checked_add(left)?.checked_mul(3)
+    }
 }
 
 /// How values are written.
@@ -261,7 +272,7 @@ fn check(op: &Resample, clips: &[SourceClip], pathways: &[Pathway<'_>]) -> Resul
 }
 
 fn check_clip(clip: &SourceClip) -> Result<(), String> {
-    let SourceClip { memory, frames, height_px, width_px, grid } = clip;
+    let SourceClip { memory, frames, height_px, width_px, origin_px, grid } = clip;
     let bytes = frames.checked_mul(*height_px).and_then(|v| v.checked_mul(*width_px)).and_then(|v| v.checked_mul(3));
     if memory.dtype() != DType::U8 || bytes != Some(memory.len()) || memory.is_empty() {
         return Err(format!(
@@ -273,9 +284,16 @@ fn check_clip(clip: &SourceClip) -> Result<(), String> {
     if [frames, height_px, width_px].iter().any(|size| **size > i32::MAX as usize) {
         return Err("frames, height and width must be below 2^31".into());
     }
-    for (name, axis, size) in [("t", &grid.t, frames), ("y", &grid.y, height_px), ("x", &grid.x, width_px)] {
-        if axis.lo > axis.hi || axis.hi as usize >= *size || !axis.start.is_finite() || !axis.step.is_finite() {
-            return Err(format!("{name} axis must be finite and lie in 0..{size}, got {axis:?}"));
+    if clip.origin_bytes().is_none_or(|bytes| bytes > i32::MAX as usize) {
+        return Err(format!("the origin {origin_px:?} must lie within 2^31 bytes of the first frame's first pixel"));
+    }
+    let (top, left) = *origin_px;
+    for (name, axis, first, size) in
+        [("t", &grid.t, 0, *frames), ("y", &grid.y, top, *height_px), ("x", &grid.x, left, *width_px)]
+    {
+        let inside = first <= axis.lo as usize && axis.lo <= axis.hi && (axis.hi as usize) < first + size;
+        if !inside || !axis.start.is_finite() || !axis.step.is_finite() {
+            return Err(format!("{name} axis must be finite and lie in {first}..{}, got {axis:?}", first + size));
         }
     }
     Ok(())

@@ -33,7 +33,7 @@ pub(super) struct ClipEntry {
     pub height: i32,
     pub width: i32,
     pub flip: i32,
-    pub reserved: i32,
+    pub origin_bytes: i32,
     pub t: AxisEntry,
     pub y: AxisEntry,
     pub x: AxisEntry,
