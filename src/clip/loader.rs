@@ -140,6 +140,11 @@ impl Loader {
         &self.shared.source
     }
 
+    /// Threads that decode.
+    pub fn threads(&self) -> usize {
+        self.config.threads
+    }
+
     /// The training batches `first_step..` of `epoch`, one for each of `steps` (the list is the whole epoch's, so that a
     /// resumed run gets the same clips). The clips come in a random order of (seed, epoch); when the steps ask for more
     /// clips than there are, a further random order follows.

@@ -1,5 +1,6 @@
 //! A step whose results have come: counted, logged, shown. They come when the next step has been queued.
 
+use super::feeding::Fed;
 use super::log::{Iteration, Line};
 use super::step::StepResult;
 use super::{Progress, StepReport, Trainer, stats};
@@ -84,6 +85,8 @@ impl Trainer {
             grad_norm: result.grad_norm,
             clips_per_s: shape.clips as f64 / seconds,
             data_wait_s,
+            busy: Some(result.busy_s / seconds),
+            upload_bytes_per_s: Some(result.upload.bytes as f64 / seconds),
             wall_s: self.clock.wall_s(),
             cpu_s: self.clock.cpu_s(),
             skipped: result.loss.is_none(),
@@ -97,6 +100,10 @@ impl Trainer {
             train_top1: self.epoch_top1(),
             val_top1: self.state.val_top1,
         });
+        let fed = Fed { seconds, busy_s: result.busy_s, data_wait_s, upload: result.upload };
+        if let Some(warning) = self.feeding.step(fed, self.train.threads()) {
+            progress.message(&warning);
+        }
         if let Some(loss) = result.loss {
             let step = stats::Step {
                 iteration: [self.state.iteration_in_epoch, self.iterations_of(self.state.epoch)],

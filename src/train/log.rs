@@ -62,8 +62,14 @@ pub struct Iteration {
     pub grad_norm: Option<f64>,
     /// Clips a second, over the whole step.
     pub clips_per_s: f64,
-    /// Seconds that the step waited for the loader.
+    /// Seconds that the host waited for the loader; a device that still worked on the step before did not.
     pub data_wait_s: f64,
+    /// Share of the step's time in which the device worked, 0 to 1; on the CPU the share that was not spent on feeding.
+    #[serde(default)]
+    pub busy: Option<f64>,
+    /// Bytes of clips copied to the device a second, over the whole step.
+    #[serde(default)]
+    pub upload_bytes_per_s: Option<f64>,
     /// Seconds since the run began, time before a resume included.
     pub wall_s: f64,
     /// User and system processor seconds, likewise.

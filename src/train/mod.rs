@@ -29,6 +29,7 @@
 mod clock;
 mod eta;
 mod evaluate;
+mod feeding;
 mod finished;
 pub mod log;
 mod mixup;
@@ -63,6 +64,7 @@ pub use progress::{Lines, Progress, StepReport, describe_duration, describe_epoc
 pub use run::Outcome;
 
 use eta::Eta;
+use feeding::Feeding;
 use finished::QueuedStep;
 use log::Log;
 use mixup::Mixup;
@@ -128,6 +130,7 @@ pub struct Trainer {
     stats: Stats,
     clock: Clock,
     eta: Eta,
+    feeding: Feeding,
     start: Start,
     /// What became of the weights that TRAIN.CHECKPOINT_FILE_PATH names.
     begins_with: Option<String>,
@@ -197,6 +200,7 @@ impl Trainer {
             mixup: Mixup::from_config(config),
             clock: Clock::resumed(state.wall_s, state.cpu_s),
             eta: Eta::default(),
+            feeding: Feeding::default(),
             start,
             begins_with,
             saved_iteration: state.iteration,

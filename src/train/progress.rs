@@ -71,7 +71,7 @@ impl<W: Write> Progress for Lines<W> {
     }
 }
 
-/// Shape, loss, rate, clips a second, data wait, accuracy and time left, as text.
+/// Shape, loss, rate, clips a second, data wait, how busy the device was, bytes uploaded, accuracy and time left, as text.
 pub fn describe_step(report: &StepReport<'_>) -> String {
     let step = report.step;
     let [clips, frames, crop_px] = step.shape;
@@ -84,6 +84,9 @@ pub fn describe_step(report: &StepReport<'_>) -> String {
         step.clips_per_s,
         step.data_wait_s * 1e3
     );
+    if let Some((busy, bytes)) = step.busy.zip(step.upload_bytes_per_s) {
+        text += &format!("  busy {:.0}%  upload {:.1} MB/s", 100.0 * busy, bytes / 1e6);
+    }
     let percent = |name: &str, value: Option<f64>| value.map_or(String::new(), |v| format!("  {name} {v:.1}%"));
     text += &percent("top1", report.train_top1);
     text += &percent("val", report.val_top1);

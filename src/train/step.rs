@@ -11,7 +11,7 @@ use crate::ops::mixup;
 use crate::ops::resample::{self, Pathway, Resample};
 use crate::optimizer::SgdConfig;
 use crate::shape::StepShape;
-use crate::upload::Upload;
+use crate::upload::{Cost, Upload};
 
 /// The stages after the loader, ready for every shape of a run.
 pub(crate) struct Road {
@@ -28,7 +28,10 @@ pub(crate) struct Road {
 
 /// What the results of a step are read with.
 struct Queued {
+    /// The clips are there.
+    start: Event,
     end: Event,
+    upload: Cost,
     labels: Labels,
     mix: Option<Mix>,
 }
@@ -44,6 +47,10 @@ pub(crate) struct StepResult {
     pub hits: Option<[usize; 2]>,
     /// From the end of the step before to its own.
     pub seconds: f64,
+    /// Of these, the device worked: from the first launch to the last.
+    pub busy_s: f64,
+    /// What bringing its clips up cost.
+    pub upload: Cost,
 }
 
 /// What an evaluation step found.
@@ -82,7 +89,7 @@ impl Road {
         sgd: &SgdConfig,
     ) -> Result<Option<StepResult>> {
         let (shape, labels) = (batch.shape, &batch.labels);
-        self.fill_inputs(Mode::Train, shape, &batch.clips)?;
+        let (start, upload) = self.fill_inputs(Mode::Train, shape, &batch.clips)?;
         let mut soft = vec![];
         if let (Some(mix), Labels::Classes(labels)) = (mix, labels) {
             for input in self.network.inputs(Mode::Train, shape)? {
@@ -95,7 +102,7 @@ impl Road {
         let inputs = StepInputs { targets, step_idx: iteration, lr: lr as f32 };
         self.network.train_step(shape, &inputs, sgd)?;
         let end = self.network.stream().record()?;
-        let queued = Queued { end, labels: labels.clone(), mix: mix.cloned() };
+        let queued = Queued { start, end, upload, labels: labels.clone(), mix: mix.cloned() };
         self.queued.replace(queued).map(|before| self.result_of(before)).transpose()
     }
 
@@ -104,10 +111,10 @@ impl Road {
         self.queued.take().map(|last| self.result_of(last)).transpose()
     }
 
-    fn result_of(&mut self, Queued { end, labels, mix }: Queued) -> Result<StepResult> {
+    fn result_of(&mut self, Queued { start, end, upload, labels, mix }: Queued) -> Result<StepResult> {
         let never = || Error::shape("training step", "its results were taken by someone else");
         let results = self.network.take_results()?.ok_or_else(never)?;
-        let seconds = self.last_end.elapsed_ms(&end)? / 1e3;
+        let (seconds, busy_s) = (self.last_end.elapsed_ms(&end)? / 1e3, start.elapsed_ms(&end)? / 1e3);
         self.last_end = end;
         let is_taken = results.state.skipped == 0;
         let hits = match (results.hits, labels) {
@@ -125,6 +132,8 @@ impl Road {
             grad_norm: is_taken.then_some(f64::from(results.state.grad_norm)),
             hits,
             seconds,
+            busy_s,
+            upload,
         })
     }
 
@@ -159,8 +168,8 @@ impl Road {
         Ok(scores)
     }
 
-    /// Upload and resample: decoded clips become the inputs of all pathways.
-    fn fill_inputs(&mut self, mode: Mode, shape: StepShape, clips: &[HostClip]) -> Result<()> {
+    /// Upload and resample: decoded clips become the inputs of all pathways. Returns when the device has the clips, and what that cost.
+    fn fill_inputs(&mut self, mode: Mode, shape: StepShape, clips: &[HostClip]) -> Result<(Event, Cost)> {
         let inputs = self.network.inputs(mode, shape)?;
         // The last batch of an evaluation may be smaller than planned.
         let outputs = inputs.iter().map(|i| i.tensor.clips(0, clips.len())).collect::<Result<Vec<_>>>()?;
@@ -176,8 +185,10 @@ impl Road {
         let batch = self.upload.batch(stream, clips, largest, table_bytes, |clips, table| {
             resample::write_table(clips, &pathways, table)
         })?;
+        let start = stream.record()?;
         resample::forward_with_table(stream, &self.resample, &batch.clips, &pathways, &batch.table)?;
-        self.upload.is_read(stream)
+        self.upload.is_read(stream)?;
+        Ok((start, batch.cost))
     }
 
     /// Classes of the model.
@@ -244,7 +255,7 @@ mod tests {
     /// A step, waited for.
     fn train(road: &mut Road, step: u64) -> StepResult {
         assert_eq!(road.train(&batch(), None, step, 0.1, &SgdConfig::default()).unwrap(), None);
-        StepResult { seconds: 0.0, ..road.finish().unwrap().unwrap() }
+        StepResult { seconds: 0.0, busy_s: 0.0, upload: Cost::default(), ..road.finish().unwrap().unwrap() }
     }
 
     /// A run with a bad step in its middle ends with the very numbers of a run without it.

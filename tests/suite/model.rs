@@ -5,6 +5,7 @@ mod fused_step;
 mod golden_models;
 mod golden_train;
 mod golden_weights;
+mod graphs;
 mod network;
 mod non_local;
 mod plan;

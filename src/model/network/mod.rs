@@ -29,6 +29,7 @@
 mod block;
 mod execute;
 mod fused;
+mod graphs;
 mod kernel_arrays;
 mod launches;
 mod poison;
@@ -92,6 +93,9 @@ pub struct Network {
     profile: Option<Profile>,
     /// Whether memory that nothing may read is filled with NaN before each op.
     is_poisoned: bool,
+    uses_graphs: bool,
+    /// A step that was captured, and its launches.
+    captured: Option<(StepShape, usize)>,
 }
 
 /// The flat arrays and their parts by parameter.
@@ -165,6 +169,8 @@ impl Network {
             is_soft: false,
             profile: None,
             is_poisoned: false,
+            uses_graphs: true,
+            captured: None,
         };
         network.values_changed()?;
         Ok(network)

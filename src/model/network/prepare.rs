@@ -1,6 +1,7 @@
 //! Plans every shape of a run and allocates the memory that the largest of them needs.
 
 use super::block::StepBlock;
+use super::graphs::Repeated;
 use super::{Network, PathwayInput, flat};
 use crate::device::{Buffer, Slice, Tensor};
 use crate::error::{Error, Result};
@@ -21,6 +22,8 @@ pub(super) struct PreparedStep {
     pub targets: Tensor,
     /// The running statistics that it moves.
     pub running: RunningTable,
+    /// Of a training step with labels, and with targets shared among classes.
+    pub graphs: [Repeated; 2],
 }
 
 /// The memory for the largest of `plans` is not to be had.
@@ -138,7 +141,7 @@ impl Network {
         let clips = if is_train { clips } else { 0 };
         let (labels, targets) = (self.block.labels(clips)?, self.block.targets(clips, classes)?);
         let running = self.running_table(&plan, &tensors)?;
-        Ok(PreparedStep { plan, tensors, inputs, labels, targets, running })
+        Ok(PreparedStep { plan, tensors, inputs, labels, targets, running, graphs: Default::default() })
     }
 
     /// The running pairs that a step moves: none where they are fixed (MODEL.FROZEN_BN), none in evaluation.

@@ -63,7 +63,7 @@ impl Network {
         let step = self.step_idx(Mode::Train, shape)?;
         self.prepare_update(config)?;
         self.upload_inputs(step, inputs)?;
-        self.queue_step(step)?;
+        self.launch_step(step)?;
         self.running_changed();
         if self.pending.len() == RING {
             self.take_results()?;

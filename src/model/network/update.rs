@@ -39,6 +39,7 @@ impl Network {
         let table = RangeTable::new(device, &param_ranges(&self.model, config), self.arrays.params.len())?;
         let workspace = flat(device, table.workspace_bytes().div_ceil(4))?;
         self.update = Some(Update { config: *config, table, workspace });
+        self.drop_graphs();
         Ok(())
     }
 

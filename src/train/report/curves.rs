@@ -25,6 +25,8 @@ pub(super) struct ShapeRow {
     pub clips: usize,
     pub seconds: f64,
     pub data_wait_s: f64,
+    /// None where a step's log has none.
+    pub busy_s: Option<f64>,
 }
 
 impl Record {
@@ -54,11 +56,12 @@ impl Record {
             if !order.contains(&key) {
                 order.push(key);
             }
-            let row = rows.entry(key).or_default();
+            let row = rows.entry(key).or_insert_with(|| ShapeRow { busy_s: Some(0.0), ..ShapeRow::default() });
             row.iterations += 1;
             row.clips += b;
             row.seconds += seconds(step);
             row.data_wait_s += step.data_wait_s;
+            row.busy_s = row.busy_s.zip(step.busy).map(|(sum, busy)| sum + busy * seconds(step));
         }
         order.into_iter().map(|key| (key, rows.remove(&key).unwrap_or_default())).collect()
     }

@@ -129,10 +129,20 @@ fn shapes_table(record: &Record) -> String {
             format!("{:.1}", 1000.0 * row.seconds / row.iterations as f64),
             if row.seconds > 0.0 { format!("{:.1}", row.clips as f64 / row.seconds) } else { String::new() },
             percent(row.data_wait_s, row.seconds),
+            row.busy_s.map_or(String::new(), |busy| percent(busy, row.seconds)),
             percent(row.seconds, total),
         ]
     });
-    let head = ["B x T x S", "splits", "iterations", "ms a step", "clips/s", "waiting for data", "share of the time"];
+    let head = [
+        "B x T x S",
+        "splits",
+        "iterations",
+        "ms a step",
+        "clips/s",
+        "waiting for data",
+        "device busy",
+        "share of the time",
+    ];
     section("Shapes trained", &head, cells.collect())
 }
 
