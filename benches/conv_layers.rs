@@ -83,6 +83,7 @@ fn time(layer: &Layer, options: &Options) -> vcycle::Result<()> {
         padding: layer.padding,
         dilation: [1; 3],
         groups: 1,
+        part: None,
     };
     let device = Device::Cpu;
     let stream = device.stream()?;

@@ -23,7 +23,7 @@ fn main() -> vcycle::Result<()> {
 
     // 1. What is computed: descriptions hold sizes, not memory.
     let shape = ActivationShape::new(CLIPS, 4, 6, 6, CLASSES);
-    let norm = BatchNorm { shape, splits: 4, eps: 1e-5, relu: true };
+    let norm = BatchNorm { shape, splits: 4, eps: 1e-5, relu: true, part: None };
     let pool = Pool3d::global_average(shape);
 
     // 2. Parameters, gradients and momentum: three flat arrays with the same parts. Batch norm takes no weight decay.

@@ -24,6 +24,7 @@ fn main() -> vcycle::Result<()> {
         padding: [1, 0, 0],
         dilation: [1; 3],
         groups: 1,
+        part: None,
     };
     op.check()?;
     let mut filter = vec![0f32; op.filter_len()]; // [c_out][ft][fh][fw][c_in]

@@ -28,7 +28,7 @@ impl Layer {
         let on = device();
         let shape = cases::shape(row, "input");
         let shape = ActivationShape { n: clips(shape.n), ..shape };
-        let op = BatchNorm { shape, splits: 1, eps: 1e-5, relu: cases::flag(row, "relu") };
+        let op = BatchNorm { shape, splits: 1, eps: 1e-5, relu: cases::flag(row, "relu"), part: None };
         let c = shape.c;
         Layer {
             op,

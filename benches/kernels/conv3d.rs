@@ -29,6 +29,7 @@ pub fn op_of(row: &toml::Table) -> Conv3d {
         padding: or("padding", 0),
         dilation: or("dilation", 1),
         groups: 1,
+        part: None,
     }
 }
 

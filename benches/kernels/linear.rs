@@ -38,7 +38,9 @@ pub fn bench(c: &mut Criterion) {
         group.throughput(throughput(2, of_x + w.len_bytes() + y.memory().len_bytes()));
         group.bench_function(format!("{name}/{executor}"), |bench| {
             bench.iter_custom(|rounds| {
-                time(&stream, rounds, || linear::forward_with(&stream, &x, w, Some(&b), &y, &scratch).expect("forward"))
+                time(&stream, rounds, || {
+                    linear::forward_with(&stream, None, &x, w, Some(&b), &y, &scratch).expect("forward")
+                })
             });
         });
         group.finish();
@@ -48,7 +50,7 @@ pub fn bench(c: &mut Criterion) {
         group.bench_function(format!("{name}/{executor}"), |bench| {
             bench.iter_custom(|rounds| {
                 time(&stream, rounds, || {
-                    linear::backward_with(&stream, &x, w, &dy, &dx, &dw, Some(&db), &scratch).expect("backward")
+                    linear::backward_with(&stream, None, &x, w, &dy, &dx, &dw, Some(&db), &scratch).expect("backward")
                 })
             });
         });

@@ -55,7 +55,7 @@ pub fn bench(c: &mut Criterion) {
         let [gamma, grad_gamma, grad_beta] = [1.0, 0.0, 0.0].map(|v| f32s(on, &vec![v; channels]));
         let scale_shift = f32s(on, &[vec![1.0; channels], vec![0.1; channels]].concat());
         let [stats, grad_table] = [0.5, 0.0].map(|v| f32s(on, &vec![v; 3 * channels]));
-        let prologue = Prologue { scale_shift: &scale_shift, splits: 1 };
+        let prologue = Prologue { scale_shift: &scale_shift, splits: 1, part: None };
         run("pool3d_forward_normalised", &|| {
             pool3d::forward_normalised(&stream, &op, &prologue, &x, &y, Some(&indices)).expect("forward_normalised");
         });
@@ -66,8 +66,8 @@ pub fn bench(c: &mut Criterion) {
             grad_gamma: &grad_gamma,
             grad_beta: &grad_beta,
         };
-        let norm = NormBefore { splits: 1, y: &x, scale_shift: &scale_shift, tables };
-        let scratch = workspace(on, pool3d::workspace_bytes(&op, 1));
+        let norm = NormBefore { splits: 1, part: None, y: &x, scale_shift: &scale_shift, tables };
+        let scratch = workspace(on, pool3d::workspace_bytes(&op, 1, None));
         run("pool3d_grad_norm", &|| {
             pool3d::grad_norm(&stream, &op, &y, &indices, &norm, None, &scratch).expect("grad_norm");
         });

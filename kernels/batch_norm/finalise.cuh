@@ -58,9 +58,13 @@ __device__ __forceinline__ float sum_about_mean(double sum_about_origin, double 
     return float(fma(double(origin_near<T>(mean)) - double(mean), sum_g, sum_about_origin));
 }
 
-// A, B, C of each split from sum g and sum g (y - mean); the gradients of gamma and beta, sums over the splits.
+// A, B, C of each split from sum g and sum g (y - mean); the gradients of gamma and beta, sums over the splits. These are rounded
+// after each split, so that a batch whose splits come in several launches has the bits of one launch.
 struct GradientOfChannel {
-    double gamma = 0.0, beta = 0.0;
+    static __device__ __forceinline__ void add(uint64_t sums, int c, bool goes_on, double value) {
+        float* sum = batch_norm::floats(sums) + c;
+        *sum = float(goes_on ? double(*sum) + value : value);
+    }
 
     __device__ __forceinline__ void split(const NormGradient& to, int split, int c, double count, double sum_g,
                                           double sum_product) {
@@ -73,10 +77,10 @@ struct GradientOfChannel {
         float* table = batch_norm::floats(to.grad_table) + int64_t(split) * 3 * to.channels + c;
         table[0] = float(a), table[to.channels] = float(b);
         table[2 * int64_t(to.channels)] = float(fma(-a, sum_g / count, -offset));
-        gamma += sum_normalised, beta += sum_g;
+        const bool goes_on = split > 0 || to.accumulates;
+        add(to.grad_gamma, c, goes_on, sum_normalised);
+        add(to.grad_beta, c, goes_on, sum_g);
     }
 
-    __device__ __forceinline__ void end(const NormGradient& to, int c) const {
-        batch_norm::floats(to.grad_gamma)[c] = float(gamma), batch_norm::floats(to.grad_beta)[c] = float(beta);
-    }
+    __device__ __forceinline__ void end(const NormGradient&, int) const {}
 };

@@ -41,7 +41,7 @@ struct NormGradientSumsParams {
     RowTiles tiles;
     int32_t input_pitch, grad_output_pitch, mask_pitch, column;
 };
-static_assert(sizeof(NormGradientSumsParams) == 152, "mirrored in Rust");
+static_assert(sizeof(NormGradientSumsParams) == 160, "mirrored in Rust");
 
 struct NormGradientParams {
     uint64_t input, grad_output, mask, mask_table;  // as above
@@ -63,7 +63,7 @@ struct NormFinaliseParams {
     NormGradient gradient;  // one of the two is used, as the kernel says
     RowTiles tiles;
 };
-static_assert(sizeof(NormFinaliseParams) == 160, "mirrored in Rust");
+static_assert(sizeof(NormFinaliseParams) == 168, "mirrored in Rust");
 
 // The running pair, or the scale and shift that it makes, from tables.
 struct NormRunningParams {

@@ -18,10 +18,11 @@ static_assert(sizeof(NormStatistics) == 72, "mirrored in Rust");
 struct NormGradient {
     uint64_t stats, gamma;           // of forward
     uint64_t grad_table;             // f32 [splits][3][channels]: A, B, C
-    uint64_t grad_gamma, grad_beta;  // f32 [channels]
+    uint64_t grad_gamma, grad_beta;  // f32 [channels]: sums over the splits, in their order
     int32_t channels, is_centred;
+    int32_t accumulates, reserved;   // grad_gamma and grad_beta hold the sums over the splits before, and go on from them
 };
-static_assert(sizeof(NormGradient) == 48, "mirrored in Rust");
+static_assert(sizeof(NormGradient) == 56, "mirrored in Rust");
 
 // Where partial sums go. With groups of one tile both addresses of partials are the same.
 struct NormPartials {

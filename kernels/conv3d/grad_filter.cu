@@ -19,8 +19,10 @@
 // shared two constant chunks, places of rows and box pixels, factors of the prologues, STAGES stages: [input box][second
 //        tensor of its prologue][gradient rows][second tensor]; rows are swizzled by RowLayout
 // needs  granule 16 (8): addresses and pitches that are multiples of 16 (8) bytes, and a group's first channels; granule 2: none
-// grad_filter and grad_bias are overwritten. Deterministic. Workspace: partials, where there is more than one part; then
-// conv3d_grad_filter_sum_f32 adds up the parts in a fixed order. (One block a tile would be too few to read them all.)
+// grad_filter and grad_bias are overwritten, or added to (accumulates): sums run in the order of the splits, so that a batch whose
+// splits come in several calls has the bits of one call. Deterministic. Either there is one part, whose sums go on from what the
+// gradient holds; or each split has equally many, workspace holds their sums, and conv3d_grad_filter_sum_f32 adds them up in a
+// fixed order. (One block a tile would be too few to read them all.)
 #include "grad_filter_load.cuh"
 #include "grad_filter_store.cuh"
 
@@ -253,7 +255,7 @@ __device__ __forceinline__ void store(const GradFilterParams& p, const Block& b,
         for (int j = 0; j < OCTETS; j++) {
             const float(&d)[4] = sums.d[i][j];
             if (warp_n * OCTETS + j >= num_out_octets(p)) break;
-            if (p.num_parts == 1) {
+            if (!p.partials) {
                 store_fragment(p, b.tile, warp_m, warp_n, i, j, lane, d);
             } else {
                 const int fragment = ((warp_m * p.warps_n + warp_n) * UNITS + i) * OCTETS + j;
@@ -263,6 +265,25 @@ __device__ __forceinline__ void store(const GradFilterParams& p, const Block& b,
     }
 }
 
+// The sums over the splits before, of a warp. Indexed by numbers that are not known when compiled, they lie in local memory until the
+// first tile is multiplied: registers are short.
+template <int UNITS, int OCTETS>
+struct SumsBefore {
+    float d[UNITS][OCTETS][4];
+
+    __device__ __forceinline__ void load(const GradFilterParams& p) {
+        const BlockTile tile = block_tile(p, blockIdx.x);
+        const int warp_mn = threadIdx.x / 32, warp_m = warp_mn / p.warps_n, warp_n = warp_mn - warp_m * p.warps_n;
+#pragma unroll 1
+        for (int i = 0; i < UNITS * OCTETS; i++) {
+            float(&sums)[4] = d[i / OCTETS][i % OCTETS];
+            sums[0] = sums[1] = sums[2] = sums[3] = 0.0f;
+            if (warp_n * OCTETS + i % OCTETS < num_out_octets(p))
+                load_fragment(p, tile, warp_m, warp_n, i / OCTETS, i % OCTETS, threadIdx.x % 32, sums);
+        }
+    }
+};
+
 // ---- kernel ----------------------------------------------------------------------------------------------------------
 
 template <class T, int UNITS, int OCTETS, bool POOLED>
@@ -271,6 +292,9 @@ __device__ __forceinline__ void grad_filter(const GradFilterParams& p) {
     constexpr int IN_FLIGHT = POOLED ? STAGES - 3 : STAGES - 2;
     constexpr bool IS_BF16 = sizeof(T) == 2 && !std::is_same<T, __half>::value;
     DYN_SMEM(unsigned char, shared);
+    // One part that goes on has no warps that share rows.
+    SumsBefore<UNITS, OCTETS> before;
+    if (p.accumulates && !p.partials) before.load(p);
     const Block b = set_up<T, POOLED>(p, shared);
     const int warp = threadIdx.x / 32, warps_mn = p.warps_m * p.warps_n;
     const int warp_k = warp / warps_mn, warp_mn = warp - warp_k * warps_mn;
@@ -295,10 +319,10 @@ __device__ __forceinline__ void grad_filter(const GradFilterParams& p) {
 #pragma unroll
     for (int j = 0; j < OCTETS / 2; j++)
         columns.grad[j] = out_column_of(p, warp_n * OCTETS + 2 * j + threadIdx.x / 16 % 2);
-    Sums<UNITS, OCTETS> sums = {};
     __syncthreads();
 
-    const int first_tile = blockIdx.y * p.tiles_per_part, end_tile = min(first_tile + p.tiles_per_part, p.num_tiles);
+    const TileRange tiles = tiles_of_part(blockIdx.y, p.parts_per_split, p.tiles_per_part, p.tiles_per_split, p.num_tiles);
+    const int first_tile = tiles.first, end_tile = tiles.end;
     Arrival arrivals[STAGES - 1] = {};
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
@@ -311,6 +335,12 @@ __device__ __forceinline__ void grad_filter(const GradFilterParams& p) {
     transform_tile<T, POOLED>(p, b, input, grad, arrivals[0], first_tile, b.stages);
     __syncthreads();
 
+    Sums<UNITS, OCTETS> sums = {};
+    if (p.accumulates && !p.partials) {
+#pragma unroll
+        for (int i = 0; i < UNITS * OCTETS * 4; i++)
+            sums.d[i / 4 / OCTETS][i / 4 % OCTETS][i % 4] = before.d[i / 4 / OCTETS][i / 4 % OCTETS][i % 4];
+    }
     // While a tile is multiplied the next one is transformed, half of the warps doing the one first, half the other.
     for (int tile = first_tile; tile < end_tile; tile++) {
 #pragma unroll
@@ -342,7 +372,8 @@ __device__ __forceinline__ void grad_filter(const GradFilterParams& p) {
     if (warp_k == 0) store(p, b, columns.num_units, warp_m, warp_n, sums);
 }
 
-// Adds up the parts. warps_per_sum warps share the parts of a fragment, each takes as many; then the first adds their sums.
+// Adds up the parts. warps_per_sum warps share the parts of a fragment: warps_per_split those of a split, each takes as many. Then the
+// first adds their sums to those of a split, and these to the gradient.
 // grid   x: blocks of the kernel above, y: their fragments, SUM_WARPS / warps_per_sum a block        block: SUM_WARPS warps
 __device__ __forceinline__ void grad_filter_sum(const GradFilterParams& p) {
     DYN_SMEM(float4, shared);  // [SUM_WARPS][32]
@@ -355,17 +386,30 @@ __device__ __forceinline__ void grad_filter_sum(const GradFilterParams& p) {
     // Nobody wrote what lies behind the block's last octets.
     const bool is_used = warp_m < p.warps_m && (warp_m * p.units + unit) * 2 < octets_of(p, b) &&
                          warp_n * p.out_octets + out_octet < num_out_octets(p);
-    float sums[4] = {};
-    const int each = (p.num_parts + p.warps_per_sum - 1) / p.warps_per_sum, first = of_fragment * each;
-    if (is_used) add_parts(p, blockIdx.x, fragment, lane, first, min(first + each, p.num_parts), sums);
-    shared[warp * 32 + lane] = make_float4(sums[0], sums[1], sums[2], sums[3]);
-    __syncthreads();
-    if (of_fragment != 0 || !is_used) return;
-    for (int i = 1; i < p.warps_per_sum; i++) {
-        const float4 v = shared[(warp + i) * 32 + lane];
-        sums[0] += v.x, sums[1] += v.y, sums[2] += v.z, sums[3] += v.w;
+    const bool is_first = of_fragment == 0 && is_used;
+    float total[4] = {};
+    if (is_first && p.accumulates) load_fragment(p, b, warp_m, warp_n, unit, out_octet, lane, total);
+    const int each = (p.parts_per_split + p.warps_per_split - 1) / p.warps_per_split;
+    const int at_once = p.warps_per_sum / p.warps_per_split * p.parts_per_split;
+    for (int begin = 0; begin < p.num_parts; begin += at_once) {
+        const int of_split = begin + of_fragment / p.warps_per_split * p.parts_per_split;
+        const int first = of_split + of_fragment % p.warps_per_split * each;
+        const int end = min(min(first + each, of_split + p.parts_per_split), p.num_parts);
+        float sums[4] = {};
+        if (is_used) add_parts(p, blockIdx.x, fragment, lane, first, end, sums);
+        shared[warp * 32 + lane] = make_float4(sums[0], sums[1], sums[2], sums[3]);
+        __syncthreads();
+        for (int split = 0; is_first && split < p.warps_per_sum; split += p.warps_per_split) {
+            float4 sum = shared[(warp + split) * 32 + lane];
+            for (int i = 1; i < p.warps_per_split; i++) {
+                const float4 v = shared[(warp + split + i) * 32 + lane];
+                sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+            }
+            total[0] += sum.x, total[1] += sum.y, total[2] += sum.z, total[3] += sum.w;
+        }
+        __syncthreads();  // the next round writes where this one reads
     }
-    store_fragment(p, b, warp_m, warp_n, unit, out_octet, lane, sums);
+    if (is_first) store_fragment(p, b, warp_m, warp_n, unit, out_octet, lane, total);
 }
 
 // ---- variants --------------------------------------------------------------------------------------------------------

@@ -42,6 +42,19 @@ HOST_DEVICE int32_t index_of_tile(const Tile& tile, const GradFilterAxis& t, con
     return ((tile.outer * t.num_tiles + tile.t / t.tile) * h.num_tiles + tile.h / h.tile) * w.num_tiles + tile.w / w.tile;
 }
 
+// Tiles first .. end - 1 of a part. Parts restart at each split, whose tiles follow one another; the last split may be smaller.
+struct TileRange {
+    int32_t first, end;
+};
+
+HOST_DEVICE TileRange tiles_of_part(int32_t part, int32_t parts_per_split, int32_t tiles_per_part, int32_t tiles_per_split,
+                                    int32_t num_tiles) {
+    const int32_t split = part / parts_per_split, of_split = (part - split * parts_per_split) * tiles_per_part;
+    const int32_t first = split * tiles_per_split + of_split, in_all = num_tiles - first, in_split = tiles_per_split - of_split;
+    const int32_t left = in_all < in_split ? in_all : in_split;
+    return {first, first + (left < tiles_per_part ? left : tiles_per_part)};
+}
+
 // Coordinates of entry `index` of a box, times a step.
 struct BoxPlace {
     int16_t t, h, w, reserved;

@@ -20,7 +20,7 @@ struct GradFilterParams {
     uint64_t input, grad_output;       // 16-bit activations
     uint64_t grad_filter;              // f32 [c_out][taps][c_in], all groups one after the other
     uint64_t grad_bias;                // f32 [c_out]; 0: not asked for
-    uint64_t partials;                 // f32 [num_parts][num_blocks][fragments][32][4]; 0 where num_parts is 1
+    uint64_t partials;                 // f32 [num_parts][num_blocks][fragments][32][4]; 0: one part, whose sums are stored
     PrologueParams input_prologue, grad_prologue;
     GradFilterAxis t, h, w;
     int32_t last_input_t;                 // size in t of the last outer block's input
@@ -32,6 +32,8 @@ struct GradFilterParams {
     int32_t input_pitch, grad_pitch;
     int32_t c_in, c_out;                  // of one group
     int32_t num_tiles, tiles_per_part, num_parts;
+    int32_t tiles_per_split, parts_per_split;  // of a split that is not the last; of all where there is one part
+    int32_t accumulates;                  // grad_filter and grad_bias are added to
     int32_t taps_per_block, num_tap_blocks, slab_chunks, num_slabs;
     int32_t out_chunks, num_out_blocks;   // chunks of 8 output channels a block has, and blocks for those of a group
     int32_t warps_m, warps_n, warps_k;
@@ -43,7 +45,7 @@ struct GradFilterParams {
     int32_t box_offset, factors_offset, stages_offset;                     // in shared memory
     int32_t second_input_offset, grad_offset, second_grad_offset, stage_bytes;  // in a stage
     int32_t num_blocks;                   // blocks in x of the launch that makes the parts
-    int32_t warps_per_sum;                // warps that share the parts of one fragment
+    int32_t warps_per_sum, warps_per_split;  // warps that share the parts of one fragment, and those of one split of it
     GradPoolParams pool;
 };
-static_assert(sizeof(GradFilterParams) == 544, "mirrored in Rust");
+static_assert(sizeof(GradFilterParams) == 560, "mirrored in Rust");

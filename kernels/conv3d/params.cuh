@@ -23,7 +23,7 @@ struct GradNormParams {
     NormGradient to;
     int32_t y_pitch, reserved;
 };
-static_assert(sizeof(GradNormParams) == 64, "mirrored in Rust");
+static_assert(sizeof(GradNormParams) == 72, "mirrored in Rust");
 
 // What happens to the sums, in this order; an address of 0 leaves a step out.
 struct EpilogueParams {
@@ -37,7 +37,7 @@ struct EpilogueParams {
     int32_t has_relu;
     int32_t num_norms;  // gradient sums for so many
 };
-static_assert(sizeof(EpilogueParams) == 248, "mirrored in Rust");
+static_assert(sizeof(EpilogueParams) == 264, "mirrored in Rust");
 
 struct Conv3dParams {
     uint64_t source;      // 16-bit [n][t][h][w][source_pitch]: the input, or the gradient of the output
@@ -63,7 +63,7 @@ struct Conv3dParams {
     int32_t halo_rows;       // that a tile reads with one frame of the filter
     int32_t source_stages, filter_stages, reserved;
 };
-static_assert(sizeof(Conv3dParams) == 56 + 56 + 248 + 104 + 12 + 60, "mirrored in Rust");
+static_assert(sizeof(Conv3dParams) == 56 + 56 + 264 + 104 + 12 + 60, "mirrored in Rust");
 
 // For the kernel that stores what a prologue of two tensors makes.
 struct PrologueOnlyParams {

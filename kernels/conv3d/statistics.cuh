@@ -108,7 +108,6 @@ __device__ __forceinline__ void write_grad_tables(const Conv3dParams& p, const P
     const EpilogueParams& e = p.epilogue;
     const bool writes = exists && threadIdx.x < N;
     const double clip = double(p.gather.t.input) * p.gather.h.input * p.gather.w.input;
-    GradientOfChannel channel[2];
 #pragma unroll 1
     for (int s = 0; s < p.gather.splits; s++) {
         const int num_groups = int(tiles_of(tiles_of_split(p.gather, s, Tile<N>::M), p.group_tiles));
@@ -117,11 +116,8 @@ __device__ __forceinline__ void write_grad_tables(const Conv3dParams& p, const P
         const double count = clips_of_split(p.gather, s) * clip;
 #pragma unroll
         for (int k = 0; k < 2; k++)
-            if (writes && k < e.num_norms) channel[k].split(e.norms[k].to, s, c, count, sums[0], sums[1 + k]);
+            if (writes && k < e.num_norms) GradientOfChannel().split(e.norms[k].to, s, c, count, sums[0], sums[1 + k]);
     }
-#pragma unroll
-    for (int k = 0; k < 2; k++)
-        if (writes && k < e.num_norms) channel[k].end(e.norms[k].to, c);
 }
 
 // Called by all threads of the team that has written its tile's partials: the block's first THREADS. c: the thread's channel, one of N from the column's

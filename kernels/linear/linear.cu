@@ -7,7 +7,8 @@
 // block   4 warps: 2 x 2 with TILE_M 64, 1 x 4 with TILE_M 16
 // shared  STAGES x (TILE_M + TILE_N) x TILE_K 16-bit elements, chunks of 16 bytes exchanged by line
 // needs   sizes below 2^30; lines that are multiples of 16 bytes are copied by cp.async, others element by element
-// output and grad_bias are overwritten. Deterministic: the last block of a tile adds the splits' partial sums in their order.
+// output and grad_bias are overwritten; those of grad_weight may be added to (accumulates), so that a batch whose clips come in
+// several launches has the bits of one. Deterministic: the last block of a tile adds the splits' partial sums in their order.
 // With several splits the workspace holds partial sums, and tickets that are zero before and after.
 #include "../common/mma_tile.cuh"
 #include "../common/ticket.cuh"
@@ -32,14 +33,15 @@ struct Linear {
 
     // ---- products ----------------------------------------------------------------------------------------------------
 
-    static __device__ __forceinline__ void load(const LinearParams& p, unsigned char* stage, int k) {
+    static __device__ __forceinline__ void load(const LinearParams& p, unsigned char* stage, const KRange& range) {
+        const int k = range.begin;
         const int m = int(blockIdx.y) * TILE_M, n = int(blockIdx.x) * TILE_N;
         load_tile<T, A_LINES, A_CHUNKS, THREADS>(stage, reinterpret_cast<const T*>(p.a.address), p.a.pitch,
-                                                 p.a.is_aligned, A_HAS_K ? m : k, A_HAS_K ? p.m : p.k, A_HAS_K ? k : m,
-                                                 A_HAS_K ? p.k : p.m);
+                                                 p.a.is_aligned, A_HAS_K ? m : k, A_HAS_K ? p.m : range.end, A_HAS_K ? k : m,
+                                                 A_HAS_K ? range.end : p.m);
         load_tile<T, B_LINES, B_CHUNKS, THREADS>(stage + A_BYTES, reinterpret_cast<const T*>(p.b.address), p.b.pitch,
-                                                 p.b.is_aligned, B_HAS_K ? n : k, B_HAS_K ? p.n : p.k, B_HAS_K ? k : n,
-                                                 B_HAS_K ? p.k : p.n);
+                                                 p.b.is_aligned, B_HAS_K ? n : k, B_HAS_K ? p.n : range.end, B_HAS_K ? k : n,
+                                                 B_HAS_K ? range.end : p.n);
     }
 
     static __device__ __forceinline__ void multiply(Sums& sums, const unsigned char* stage, int num_k) {
@@ -55,18 +57,20 @@ struct Linear {
     // The products of this block's split.
     static __device__ __forceinline__ void sum_products(const LinearParams& p, unsigned char* shared, Sums& sums) {
         const KRange range = k_range(p.k, p.k_per_split, int(blockIdx.z));
-        const int begin = range.begin, end = range.end, tiles = num_stages(range, TILE_K);
+        const int tiles = num_stages(range, p.k_together, TILE_K);
+        const auto stage = [&](int i) { return stage_range(range, p.k_together, TILE_K, i); };
         for (int i = 0; i < STAGES - 1; i++) {
-            if (i < tiles) load(p, shared + i * STAGE_BYTES, begin + i * TILE_K);
+            if (i < tiles) load(p, shared + i * STAGE_BYTES, stage(i));
             cp_async_commit();
         }
         for (int i = 0; i < tiles; i++) {
             cp_async_wait<STAGES - 2>();
             __syncthreads();
             const int next = i + STAGES - 1;
-            if (next < tiles) load(p, shared + next % STAGES * STAGE_BYTES, begin + next * TILE_K);
+            if (next < tiles) load(p, shared + next % STAGES * STAGE_BYTES, stage(next));
             cp_async_commit();
-            multiply(sums, shared + i % STAGES * STAGE_BYTES, end - begin - i * TILE_K);
+            const KRange now = stage(i);
+            multiply(sums, shared + i % STAGES * STAGE_BYTES, now.end - now.begin);
         }
         cp_async_wait<0>();
     }
@@ -125,20 +129,44 @@ struct Linear {
         }
     }
 
-    // Sums of A over k: each thread takes every GROUPS-th line of one row of the output, then the groups are added in order.
+    // Goes on from the f32 output.
+    static __device__ __forceinline__ void load_sums(const LinearParams& p, Sums& sums) {
+        const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
+        const int first_row = int(blockIdx.y) * TILE_M + warp / WARPS_N * ROWS + lane / 4;
+        const int first_column = int(blockIdx.x) * TILE_N + warp % WARPS_N * COLUMNS + lane % 4 * 2;
+#pragma unroll
+        for (int n = 0; n < NS; n++) {
+#pragma unroll
+            for (int i = 0; i < MS * 4; i++) {
+                const int row = first_row + i / 2 * 8, column = first_column + n * 8 + i % 2;
+                if (row < p.m && column < p.n)
+                    sums[i / 4][n][i % 4] = reinterpret_cast<const float*>(p.output)[place_at(row, p.output_pitch, column)];
+            }
+        }
+    }
+
+    // Sums of A over k: each thread takes every GROUPS-th line of one row of the output, then the groups are added in order; all of
+    // it for each k_together lines, whose sums are added in order.
     static __device__ __forceinline__ void sum_bias(const LinearParams& p, float* shared) {
         constexpr int GROUPS = THREADS / TILE_M;
         const int column = int(threadIdx.x) % TILE_M, group = int(threadIdx.x) / TILE_M;
         const int m = int(blockIdx.y) * TILE_M + column;
         const T* from = reinterpret_cast<const T*>(p.a.address) + m;
-        float sum = 0.0f;
-        if (m < p.m)
-            for (int k = group; k < p.k; k += GROUPS) sum += to_f32(from[place_at(k, p.a.pitch, 0)]);
-        shared[threadIdx.x] = sum;
-        __syncthreads();
-        if (group != 0 || m >= p.m) return;
-        for (int other = 1; other < GROUPS; other++) sum += shared[other * TILE_M + column];
-        reinterpret_cast<float*>(p.grad_bias)[m] = sum;
+        float* to = reinterpret_cast<float*>(p.grad_bias) + m;
+        const bool stores = group == 0 && m < p.m;
+        float total = stores && p.accumulates ? *to : 0.0f;
+        for (int first = 0; first < p.k; first += p.k_together) {
+            const int end = min(p.k - first, p.k_together) + first;
+            float sum = 0.0f;
+            if (m < p.m)
+                for (int k = first + group; k < end; k += GROUPS) sum += to_f32(from[place_at(k, p.a.pitch, 0)]);
+            shared[threadIdx.x] = sum;
+            __syncthreads();
+            for (int other = 1; other < GROUPS; other++) sum += shared[other * TILE_M + column];
+            total += sum;
+            __syncthreads();  // the next round writes where this one reads
+        }
+        if (stores) *to = total;
     }
 
     static __device__ __forceinline__ void run(const LinearParams& p) {
@@ -150,6 +178,8 @@ struct Linear {
             }
         }
         Sums sums = {};
+        if constexpr (!A_HAS_K)
+            if (p.accumulates) load_sums(p, sums);
         sum_products(p, shared, sums);
         __syncthreads();  // the flag takes the place of a tile
         if (gridDim.z > 1 && !join_splits(p, reinterpret_cast<uint32_t*>(shared), sums)) return;

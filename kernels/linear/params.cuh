@@ -19,6 +19,8 @@ struct LinearParams {
     int32_t m, n, k;
     int32_t output_pitch;
     int32_t k_per_split;  // a multiple of TILE_K
+    int32_t k_together;   // no instruction multiplies across a multiple of it; at least k where there are several splits
+    int32_t accumulates;  // grad_weight: output and grad_bias are added to
     int32_t n_tiles, is_output_f32, are_pairs;  // are_pairs: output address and pitch are multiples of two elements
 };
-static_assert(sizeof(LinearParams) == 104, "mirrored in Rust");
+static_assert(sizeof(LinearParams) == 112, "mirrored in Rust");

@@ -27,4 +27,4 @@ struct PoolNormParams {
     NormGradient norm;
     int32_t y_pitch, reserved;
 };
-static_assert(sizeof(PoolNormParams) == 224 + 8 + 24 + 48 + 8, "mirrored in Rust");
+static_assert(sizeof(PoolNormParams) == 224 + 8 + 24 + 56 + 8, "mirrored in Rust");

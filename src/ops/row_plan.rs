@@ -101,6 +101,8 @@ pub(crate) use variants;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RowWork {
     pub rows: usize,
+    /// Of the whole batch, where these are part of one: the cut is that of the batch.
+    pub rows_of_batch: usize,
     pub rows_per_split: usize,
     pub channels: usize,
     pub dtype: DType,
@@ -159,12 +161,12 @@ impl RowPlan {
     /// # Errors
     /// 2^30 rows or more; more channels than there are tickets for.
     pub(crate) fn new(op: &'static str, variants: Variants, work: &RowWork) -> Result<RowPlan> {
-        let RowWork { rows, channels, .. } = *work;
+        let RowWork { rows_of_batch, channels, .. } = *work;
         work.check(op)?;
         let (lanes, vector) = (work.lanes(MAX_COLUMN_BYTES), work.vector());
         let (column, columns) = (lanes * vector, channels.div_ceil(lanes * vector));
         let pass = THREADS / lanes * work.batch;
-        let passes = rows.div_ceil(pass) * columns;
+        let passes = rows_of_batch.div_ceil(pass) * columns;
         let batches = match work.is_sum {
             true => passes.div_ceil(BLOCKS_OF_SUMS),
             false => (passes / BLOCKS_OF_EACH).clamp(1, MAX_BATCHES),
@@ -262,18 +264,17 @@ fn lanes(vectors: usize, bytes: usize, max_bytes: usize) -> usize {
 
 /// Tiles, in groups of about the square root of their number; fewer groups where tickets are short.
 fn tiles(op: &'static str, work: &RowWork, columns: usize, tile_rows: usize) -> Result<RowTiles> {
-    let new = |group| RowTiles::new(work.rows, work.rows_per_split, tile_rows, group);
-    let mut tiles = new(1);
-    let total = tiles.num_tiles();
+    let new = |rows, group| RowTiles::new(rows, work.rows_per_split, tile_rows, group);
+    let total = new(work.rows_of_batch, 1).num_tiles();
     if !work.is_sum || total <= ONE_LEVEL {
-        return Ok(tiles);
+        return Ok(new(work.rows, 1));
     }
     let mut group = total.isqrt() + 1;
     loop {
-        tiles = new(group);
+        let tiles = new(work.rows_of_batch, group);
         let tickets = columns * (1 + (tiles.splits * tiles.groups_per_split) as usize);
         if 4 * tickets <= TICKET_BYTES {
-            return Ok(tiles);
+            return Ok(new(work.rows, group));
         }
         if group > total {
             let message = format!("{} splits of {} channels need {tickets} tickets", tiles.splits, work.channels);
@@ -307,7 +308,7 @@ mod tests {
 
     fn plan(rows: usize, splits: usize, channels: usize, dtype: DType, is_wide: bool, is_sum: bool) -> RowPlan {
         let rows_per_split = rows.div_ceil(splits);
-        let work = RowWork { rows, rows_per_split, channels, dtype, is_wide, batch: 4, is_sum };
+        let work = RowWork { rows, rows_of_batch: rows, rows_per_split, channels, dtype, is_wide, batch: 4, is_sum };
         RowPlan::new("op", NAMES, &work).unwrap()
     }
 
@@ -374,6 +375,7 @@ mod tests {
         }
         let work = RowWork {
             rows: 1 << 20,
+            rows_of_batch: 1 << 20,
             rows_per_split: 1,
             channels: 64,
             dtype: DType::Bf16,

@@ -63,6 +63,7 @@ impl Case {
             padding: self.padding,
             dilation: self.dilation,
             groups: self.groups.unwrap_or(1),
+            part: None,
         }
     }
 }
@@ -360,6 +361,7 @@ fn sizes_that_do_not_fit_are_refused_by_name() {
         padding: [0; 3],
         dilation: [1; 3],
         groups: 1,
+        part: None,
     };
     good.check().expect("good");
     let refused = |op: Conv3d, words: &str| {

@@ -60,6 +60,8 @@ pub struct OuterSum<'a> {
     pub line: usize,
     /// The lines of each split, cut into chunks. Sums are read and written once for each chunk.
     pub chunks: Vec<Vec<Range<usize>>>,
+    /// Whether sums go on from what `acc` holds; else it is overwritten.
+    pub goes_on: bool,
     /// Tasks that share the taps and columns of a split.
     pub column_tasks: usize,
     /// Replaces the list by the runs of some lines for a tap: positions whose source is inside.
@@ -90,7 +92,7 @@ impl OuterSum<'_> {
             let acc = shared.get().wrapping_add(split * split_len);
             for (i, lines) in self.chunks[split].iter().enumerate() {
                 copies.start(self, lines, blocks.len());
-                blocks.clone().for_each(|block| self.add(copies, lines, block, acc, i == 0));
+                blocks.clone().for_each(|block| self.add(copies, lines, block, acc, i == 0 && !self.goes_on));
             }
         });
     }

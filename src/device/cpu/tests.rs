@@ -239,6 +239,7 @@ fn outer_sums_stay_inside_their_operands() {
                 taps,
                 line,
                 chunks: chunks.collect(),
+                goes_on: false,
                 column_tasks: 1 + random.below(4),
                 runs: &|lines, tap, runs| {
                     runs.clear();
@@ -340,6 +341,7 @@ fn outer_sums_refuse_what_lies_outside() {
                 taps,
                 line,
                 chunks: vec![vec![0..1, 1..2]],
+                goes_on: false,
                 column_tasks: 1,
                 runs: &|lines, _, runs| {
                     let position = lines.start * 2 + run.position;

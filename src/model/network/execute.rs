@@ -79,13 +79,23 @@ impl Network {
             }
             StepOp::Linear { weight, bias, input, output, .. } => {
                 let (weight, bias) = (self.weights(weight), Some(&a.param[bias]));
-                linear::forward_with(s, &x[input], weight, bias, &x[output], workspace)
+                linear::forward_with(s, step.plan.part, &x[input], weight, bias, &x[output], workspace)
             }
             StepOp::LinearBackward { weight, bias, input, grad_output, grad_input, .. } => {
                 let (grad_weight, grad_bias) = (&a.grad[weight], Some(&a.grad[bias]));
                 let (weight, grad_input) = (self.weights(weight), &x[grad_input]);
                 let (input, grad_output) = (&x[input], &x[grad_output]);
-                linear::backward_with(s, input, weight, grad_output, grad_input, grad_weight, grad_bias, workspace)
+                linear::backward_with(
+                    s,
+                    step.plan.part,
+                    input,
+                    weight,
+                    grad_output,
+                    grad_input,
+                    grad_weight,
+                    grad_bias,
+                    workspace,
+                )
             }
             StepOp::CrossEntropy { .. } | StepOp::BinaryCrossEntropy { .. } => self.launch_loss(step, op),
             StepOp::Softmax { logits, probabilities } => softmax_loss::softmax(s, &x[logits], &x[probabilities]),

@@ -5,15 +5,15 @@ use super::kernel_arrays::KernelArrays;
 use super::prepare::PreparedStep;
 use crate::device::Slice;
 use crate::error::{Error, Result};
+use crate::model::plan::TensorId;
 use crate::model::plan::fused::{FusedOp, Load, LoadGrad, NormGrad, NormStatistics, PlannedMask, Table};
-use crate::model::plan::{Mode, TensorId};
 use crate::ops::batch_norm::{self, BatchNorm, GradTables, Tables};
 use crate::ops::conv3d::{
     self, Epilogue, Evaluation, GradEpilogue, GradFilterSources, GradNorm, GradPool, GradTable, Join, Mask, Prologue,
     Statistics,
 };
 use crate::ops::pool3d::{self, NormBefore};
-use crate::shape::ActivationShape;
+use crate::shape::{ActivationShape, Part};
 
 /// What the ops of one step refer to.
 struct Run<'a> {
@@ -21,6 +21,7 @@ struct Run<'a> {
     kernel: &'a KernelArrays,
     step: &'a PreparedStep,
     splits: usize,
+    part: Option<Part>,
 }
 
 impl Network {
@@ -31,8 +32,8 @@ impl Network {
                 format!("{:?} does not run the fused form; plan the plain one", self.device()),
             )
         })?;
-        let splits = if step.plan.mode == Mode::Train { step.plan.shape.splits } else { 1 };
-        Run { network: self, kernel, step, splits }.launch(op)
+        let (splits, part) = (step.plan.splits(), step.plan.part);
+        Run { network: self, kernel, step, splits, part }.launch(op)
     }
 }
 
@@ -87,13 +88,14 @@ impl<'a> Run<'a> {
                 batch_norm::gradient(s, &op, &x[norm.y], g, self.mask(mask), table, &x[grad_input], masked)
             }
             FusedOp::Pool { ref op, input, scale_shift, output, indices } => {
-                let prologue = pool3d::Prologue { scale_shift: self.table(scale_shift), splits: self.splits };
+                let prologue =
+                    pool3d::Prologue { scale_shift: self.table(scale_shift), splits: self.splits, part: self.part };
                 let indices = indices.map(|i| x[i].memory());
                 pool3d::forward_normalised(s, op, &prologue, &x[input], &x[output], indices)
             }
             FusedOp::PoolGradNorm { ref op, grad_output, indices, scale_shift, ref norm, grad_input } => {
                 let (scale_shift, tables) = (x[scale_shift].memory(), self.grad_tables(norm));
-                let before = NormBefore { splits: self.splits, y: &x[norm.y], scale_shift, tables };
+                let before = NormBefore { splits: self.splits, part: self.part, y: &x[norm.y], scale_shift, tables };
                 let (indices, to) = (x[indices].memory(), grad_input.map(|g| &x[g]));
                 pool3d::grad_norm(s, op, &x[grad_output], indices, &before, to, workspace)
             }
@@ -101,7 +103,7 @@ impl<'a> Run<'a> {
     }
 
     fn batch_norm(&self, shape: ActivationShape) -> BatchNorm {
-        BatchNorm { shape, splits: self.splits, eps: self.network.model.config.bn_eps, relu: true }
+        BatchNorm { shape, splits: self.splits, eps: self.network.model.config.bn_eps, relu: true, part: self.part }
     }
 
     fn table(&self, table: Table) -> &'a Slice {

@@ -63,7 +63,7 @@ impl Network {
         let Some(kernel) = self.kernel.as_mut().filter(|k| !k.is_running_fresh) else { return Ok(()) };
         for ((norm, (mean, var)), table) in self.model.norms.iter().zip(&self.arrays.norm).zip(&kernel.running) {
             let shape = ActivationShape::new(1, 1, 1, 1, norm.c);
-            let op = BatchNorm { shape, splits: 1, eps: self.model.config.bn_eps, relu: false };
+            let op = BatchNorm { shape, splits: 1, eps: self.model.config.bn_eps, relu: false, part: None };
             let (gamma, beta) = (&self.arrays.param[norm.gamma], &self.arrays.param[norm.beta]);
             batch_norm::running_scale_shift(&self.stream, &op, [mean, var], gamma, beta, table)?;
         }

@@ -189,7 +189,8 @@ impl Planner<'_> {
     fn batch_norm_forward(&mut self, layer: &Layer, norm: NormId, relu: bool) -> Result<StepOp> {
         let input = self.value_tensor(layer.inputs[0]);
         let shape = self.shapes[layer.output];
-        let op = BatchNorm { shape, splits: self.plan.shape.splits, eps: self.model.config.bn_eps, relu };
+        let op =
+            BatchNorm { shape, splits: self.plan.splits(), eps: self.model.config.bn_eps, relu, part: self.plan.part };
         let residual = layer.inputs.get(1).map(|&r| self.value_tensor(r));
         if self.plan.mode == Mode::Eval || self.model.config.frozen_bn {
             // In training the backward pass reads the input.
@@ -248,7 +249,7 @@ impl Planner<'_> {
             unreachable!("{} is no convolution", layer.name)
         };
         let (input, c_out) = (self.shapes[layer.inputs[0]], self.model.values[layer.output].c);
-        Conv3d { input, c_out, filter: kernel, stride, padding, dilation, groups }
+        Conv3d { input, c_out, filter: kernel, stride, padding, dilation, groups, part: self.plan.part }
     }
 
     /// The pool of `layer`. Must only be called for a pool.

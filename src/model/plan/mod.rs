@@ -22,7 +22,7 @@ use super::layers::{Model, NormId, ValueId};
 use crate::device::{DType, Device, Stream};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::BatchNorm;
-use crate::shape::{ActivationShape, StepShape};
+use crate::shape::{ActivationShape, Part, StepShape};
 
 /// Index in [`Plan::tensors`].
 pub type TensorId = usize;
@@ -102,8 +102,12 @@ pub struct PlannedTensor {
 /// Everything that a step of one shape needs.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The shape.
+    /// The shape of the whole step.
     pub shape: StepShape,
+    /// In training, where its clips lie in the batch: all of them, or a micro-batch of whole batch-norm splits.
+    pub part: Option<Part>,
+    /// Clips that run together.
+    pub clips: usize,
     /// Training or evaluation.
     pub mode: Mode,
     /// Plain or fused.
@@ -184,6 +188,11 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Batch-norm splits of its clips; 1 in evaluation.
+    pub fn splits(&self) -> usize {
+        self.part.map_or(1, |part| part.splits_of(self.clips))
+    }
+
     /// All ops in order.
     pub fn ops(&self) -> impl Iterator<Item = &StepOp> {
         self.forward.iter().chain(&self.backward)
@@ -257,8 +266,11 @@ struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     fn new(model: &'a Model, shape: StepShape, mode: Mode, input_pitch_c: usize, lowering: Lowering) -> Planner<'a> {
+        let part = (mode == Mode::Train).then(|| Part::whole(shape.clips, shape.splits));
         let plan = Plan {
             shape,
+            part,
+            clips: shape.clips,
             mode,
             lowering,
             tensors: vec![],
@@ -291,7 +303,8 @@ impl<'a> Planner<'a> {
         for pathway in 0..model.num_pathways() {
             let t = shape.frames / model.config.frame_ratio(pathway);
             let c = model.values[pathway].c;
-            let sizes = ActivationShape::new(shape.clips, t, shape.height_px, shape.width_px, c.max(input_pitch_c));
+            let sizes =
+                ActivationShape::new(planner.plan.clips, t, shape.height_px, shape.width_px, c.max(input_pitch_c));
             planner.shapes.push(sizes.with_channels(c));
             let id = planner.tensor(format!("input.{pathway}"), sizes, lowering.dtype(), Place::Input(pathway));
             planner.plan.inputs.push(id);

@@ -217,7 +217,9 @@ impl StepOp {
     pub fn workspace_bytes(&self, stream: &Stream, plan: &Plan) -> usize {
         let projection = |input: TensorId, output: TensorId| {
             let (input, output) = (plan.tensors[input].shape, plan.tensors[output].shape);
-            linear::workspace_bytes(stream.device(), input.num_positions(), input.c, output.c)
+            let of_batch =
+                crate::shape::ActivationShape { n: plan.part.map_or(input.n, |part| part.batch_clips), ..input };
+            linear::workspace_bytes(stream.device(), of_batch.num_positions(), input.c, output.c)
         };
         match self {
             StepOp::Conv { op, .. } => conv3d::workspace_bytes(stream, op, Direction::Forward),
@@ -231,7 +233,7 @@ impl StepOp {
             }
             StepOp::Linear { input, output, .. } => projection(*input, *output),
             StepOp::LinearBackward { input, grad_output, .. } => projection(*input, *grad_output),
-            StepOp::Fused(op) => op.workspace_bytes(stream, plan.shape.splits),
+            StepOp::Fused(op) => op.workspace_bytes(stream, plan.splits(), plan.part),
             _ => 0,
         }
     }

@@ -64,6 +64,7 @@ fn check_tables(name: &'static str, op: &BatchNorm, to: &Tables<'_>) -> Result<(
         check::slice(name, "scale_shift", table, op.scale_shift_len(), DType::F32)?;
     }
     if let Some(running) = to.running {
+        op.check_is_whole(name)?;
         check::slice(name, "running.mean", running.mean, c, DType::F32)?;
         check::slice(name, "running.var", running.var, c, DType::F32)?;
     }

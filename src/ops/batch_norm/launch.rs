@@ -53,6 +53,8 @@ fn gradient_tables(op: &BatchNorm, to: &GradTables<'_>, is_centred: bool) -> Gra
         grad_beta: to.grad_beta.address(),
         channels: op.shape.c as i32,
         is_centred: i32::from(is_centred),
+        accumulates: op.part.is_some_and(|part| part.accumulates()).into(),
+        reserved: 0,
     }
 }
 

@@ -28,7 +28,7 @@ pub use crate::ops::conv3d::Running;
 use crate::device::{DType, Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
 use crate::ops::check;
-use crate::shape::ActivationShape;
+use crate::shape::{ActivationShape, Part};
 
 /// What is normalised.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,6 +42,9 @@ pub struct BatchNorm {
     pub eps: f32,
     /// Whether a ReLU follows.
     pub relu: bool,
+    /// Where these clips are part of a batch: that batch, of which they fill [`BatchNorm::splits`] at most. Gradients of gamma and
+    /// beta are sums in the order of the splits.
+    pub part: Option<Part>,
 }
 
 impl BatchNorm {
@@ -72,13 +75,22 @@ impl BatchNorm {
         self.shape.n.div_ceil(self.clips_per_split().max(1))
     }
 
+    fn batch(&self) -> Part {
+        self.part.unwrap_or(Part::whole(self.shape.n, self.splits))
+    }
+
     fn clips_per_split(&self) -> usize {
-        self.shape.n.div_ceil(self.splits.max(1))
+        self.batch().clips_per_split()
     }
 
     /// Positions of all clips, and of a split that is not the last.
     fn rows(&self) -> (usize, usize) {
         (self.shape.num_positions(), self.clips_per_split() * self.shape.t * self.shape.h * self.shape.w)
+    }
+
+    /// Positions of all clips of the batch.
+    fn rows_of_batch(&self) -> usize {
+        ActivationShape { n: self.batch().batch_clips, ..self.shape }.num_positions()
     }
 
     fn check(&self, op: &'static str) -> Result<()> {
@@ -88,7 +100,24 @@ impl BatchNorm {
         if self.eps.is_nan() || self.eps < 0.0 {
             return Err(Error::shape(op, format!("eps must not be negative, got {}", self.eps)));
         }
+        let Some(part) = self.part else { return Ok(()) };
+        part.check(op, self.shape.n)?;
+        if part.splits_of(self.shape.n) > self.splits {
+            let (filled, splits) = (part.splits_of(self.shape.n), self.splits);
+            return Err(Error::shape(
+                op,
+                format!("the clips fill {filled} splits of their batch, got {splits} splits"),
+            ));
+        }
         Ok(())
+    }
+
+    /// The running pair moves once a batch.
+    fn check_is_whole(&self, op: &'static str) -> Result<()> {
+        match self.shape.n < self.batch().batch_clips {
+            true => Err(Error::shape(op, "running statistics follow from whole batches, got a part of one")),
+            false => Ok(()),
+        }
     }
 
     /// Every split has at least two values a channel: a single one has no variance.
@@ -175,7 +204,7 @@ pub fn forward_eval(
     output: &Tensor,
 ) -> Result<()> {
     const OP: &str = "batch_norm forward_eval";
-    let op = &BatchNorm { splits: 1, ..*op };
+    let op = &BatchNorm { splits: 1, part: None, ..*op };
     op.check(OP)?;
     check_forward(OP, stream, op, input, gamma, beta, residual, output)?;
     check::slice(OP, "running_mean", running_mean, op.shape.c, DType::F32)?;

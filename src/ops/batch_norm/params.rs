@@ -32,6 +32,8 @@ pub(crate) struct GradientTables {
     pub grad_beta: u64,
     pub channels: i32,
     pub is_centred: i32,
+    pub accumulates: i32,
+    pub reserved: i32,
 }
 
 /// `NormPartials`: tickets, partial sums of tiles, of groups.
@@ -160,8 +162,8 @@ pub(super) struct RunningAllParams {
     pub reserved: i32,
 }
 
-const _: () = assert!(size_of::<StatisticsTables>() == 72 && size_of::<GradientTables>() == 48);
+const _: () = assert!(size_of::<StatisticsTables>() == 72 && size_of::<GradientTables>() == 56);
 const _: () = assert!(size_of::<StatisticsParams>() == 144 && size_of::<ApplyParams>() == 128);
-const _: () = assert!(size_of::<GradientSumsParams>() == 152 && size_of::<GradientParams>() == 128);
-const _: () = assert!(size_of::<FinaliseParams>() == 160 && size_of::<RunningParams>() == 64);
+const _: () = assert!(size_of::<GradientSumsParams>() == 160 && size_of::<GradientParams>() == 128);
+const _: () = assert!(size_of::<FinaliseParams>() == 168 && size_of::<RunningParams>() == 64);
 const _: () = assert!(size_of::<RunningEntry>() == 32 && size_of::<RunningAllParams>() == 24);

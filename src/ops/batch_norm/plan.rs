@@ -25,7 +25,16 @@ fn plan(
     RowPlan::new(
         name,
         of,
-        &RowWork { rows, rows_per_split, channels: op.shape.c, dtype, is_wide, batch: BATCH, is_sum },
+        &RowWork {
+            rows,
+            rows_of_batch: op.rows_of_batch(),
+            rows_per_split,
+            channels: op.shape.c,
+            dtype,
+            is_wide,
+            batch: BATCH,
+            is_sum,
+        },
     )
 }
 
@@ -67,7 +76,8 @@ mod tests {
             ([8, 8, 7, 7, 20], 1, ("batch_norm_statistics_scalar_bf16", 1, 66, 48, 66, 0)),
         ] {
             let [n, t, h, w, c] = shape;
-            let op = BatchNorm { shape: ActivationShape::new(n, t, h, w, c), splits, eps: 1e-5, relu: true };
+            let op =
+                BatchNorm { shape: ActivationShape::new(n, t, h, w, c), splits, eps: 1e-5, relu: true, part: None };
             let wide = c.is_multiple_of(8);
             let plan = sums("batch_norm statistics", &op, STATISTICS, DType::Bf16, wide).unwrap();
             let blocks = each("batch_norm apply", &op, APPLY, DType::Bf16, wide).unwrap();

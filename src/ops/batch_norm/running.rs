@@ -25,7 +25,8 @@ pub fn backward_eval(
     workspace: &Slice,
 ) -> Result<()> {
     const OP: &str = "batch_norm backward_eval";
-    let op = &BatchNorm { splits: 1, ..*op };
+    // All splits have the same statistics; gradients of gamma and beta are summed in their order.
+    let op = &BatchNorm { splits: op.part.map_or(1, |part| part.splits_of(op.shape.n)), ..*op };
     op.check(OP)?;
     if *stream.device() != Device::Cpu {
         return Err(Error::unsupported(OP, "there is no kernel for it; use the CPU"));
@@ -48,6 +49,7 @@ pub fn backward_eval(
     let variances = running_var.read::<f32>()?;
     stats.extend(variances.iter().map(|&v| (1.0 / (f64::from(v) + f64::from(op.eps)).sqrt()) as f32));
     stats.extend(variances);
+    let stats = stats.repeat(op.splits);
     let of =
         Backward { input, output, grad_output, gamma, grad_input, grad_residual, grad_gamma, grad_beta, workspace };
     of.on_host(op, &stats, |op, stats, gamma, sums| cpu::Slope::of(op, stats, gamma, &vec![0.0; sums.len()]))

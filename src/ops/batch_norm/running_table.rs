@@ -80,6 +80,7 @@ pub fn update_running_all(stream: &Stream, table: &RunningTable, momentum: f32, 
 
 pub(super) fn check(name: &'static str, op: &BatchNorm, stats: &Slice, [mean, var]: [&Slice; 2]) -> Result<()> {
     op.check(name)?;
+    op.check_is_whole(name)?;
     slice(name, "stats", stats, op.stats_len(), DType::F32)?;
     slice(name, "running_mean", mean, op.shape.c, DType::F32)?;
     slice(name, "running_var", var, op.shape.c, DType::F32)

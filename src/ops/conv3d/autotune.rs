@@ -58,7 +58,8 @@ pub(super) fn method(name: &'static str, stream: &Stream, r: &Request) -> Result
     }
     static FOUND: OnceLock<Mutex<HashMap<(usize, Request), Method>>> = OnceLock::new();
     let found = FOUND.get_or_init(Mutex::default);
-    let key = (device.gpu().ordinal, *r);
+    // A part of a batch takes what the batch takes, whose order of sums it shares.
+    let key = (device.gpu().ordinal, r.of_batch());
     if let Some(method) = found.lock().unwrap_or_else(|p| p.into_inner()).get(&key) {
         return Ok(*method);
     }
@@ -78,7 +79,8 @@ pub(super) fn method(name: &'static str, stream: &Stream, r: &Request) -> Result
         };
         trial.microseconds(candidates[i].0)
     };
-    let i = choose(path, &machine, &problem(r), &names, &mut time, &mut |line| println!("autotune: {line}"))?;
+    let i =
+        choose(path, &machine, &problem(&r.of_batch()), &names, &mut time, &mut |line| println!("autotune: {line}"))?;
     found.lock().unwrap_or_else(|p| p.into_inner()).insert(key, candidates[i].0);
     Ok(candidates[i].0)
 }

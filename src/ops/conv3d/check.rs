@@ -36,6 +36,7 @@ pub(super) fn sizes(op: &Conv3d) -> Result<()> {
     if !i.c.is_multiple_of(op.groups) || !op.c_out.is_multiple_of(op.groups) {
         return err(format!("c_in {} and c_out {} must be multiples of groups {}", i.c, op.c_out, op.groups));
     }
+    op.part.map_or(Ok(()), |part| part.check("conv3d", i.n))?;
     let o = op.output();
     let positions = |s: ActivationShape| {
         [s.t, s.h, s.w, s.c].iter().try_fold(s.n, |len, &size| len.checked_mul(size)).filter(|&len| len < 1 << 48)

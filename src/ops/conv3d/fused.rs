@@ -19,7 +19,7 @@
 
 use crate::device::{DType, Slice, Tensor};
 use crate::error::{Error, Result};
-use crate::shape::ActivationShape;
+use crate::shape::{ActivationShape, Part};
 
 /// The input is `relu(s x + b)` with a scale and a shift for each split and channel; with a join, what [`Join`] says. Outside
 /// of the input it is exactly zero, whatever the shift.
@@ -169,6 +169,8 @@ pub struct GradNorm<'a> {
 pub(super) struct Checker {
     pub op: &'static str,
     pub dtype: DType,
+    /// Of the convolution.
+    pub part: Option<Part>,
 }
 
 impl Checker {
@@ -238,8 +240,11 @@ impl Checker {
         if s.eps.is_nan() || s.eps < 0.0 {
             return Err(Error::shape(self.op, format!("eps must not be negative, got {}", s.eps)));
         }
-        let per_split = shape.n.div_ceil(s.splits);
-        let clips_of_last = shape.n - (shape.n.div_ceil(per_split) - 1) * per_split;
+        let batch = self.part.unwrap_or(Part::whole(shape.n, s.splits));
+        if s.running.is_some() && shape.n < batch.batch_clips {
+            return Err(Error::shape(self.op, "running statistics follow from whole batches, got a part of one"));
+        }
+        let clips_of_last = shape.n - (batch.splits_of(shape.n) - 1) * batch.clips_per_split();
         let values = clips_of_last * shape.t * shape.h * shape.w;
         if values < 2 {
             let message =

@@ -11,25 +11,39 @@ use super::{Conv3d, Direction, autotune};
 use crate::device::{DType, LaunchConfig, Slice, Stream, Tensor, launch};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::params::{GradientTables, StatisticsTables};
-use crate::shape::ActivationShape;
+use crate::shape::{ActivationShape, Part};
 
 /// A tensor's dtype, if there are kernels for it.
-pub(super) fn checker(op: &'static str, tensor: &Tensor) -> Result<Checker> {
+pub(super) fn checker(op: &'static str, conv: &Conv3d, tensor: &Tensor) -> Result<Checker> {
     match tensor.dtype() {
-        dtype @ (DType::Bf16 | DType::F16) => Ok(Checker { op, dtype }),
+        dtype @ (DType::Bf16 | DType::F16) => Ok(Checker { op, dtype, part: conv.part }),
         other => {
             Err(Error::unsupported(op, format!("the kernels take Bf16 or F16, got {other:?}; use the cpu executor")))
         }
     }
 }
 
-/// The one number of splits of a call: what is said twice must agree.
-fn common_splits(op: &'static str, said: [Option<usize>; 2]) -> Result<usize> {
-    match said {
-        [Some(a), Some(b)] if a != b => {
-            Err(Error::shape(op, format!("splits on load and on store differ: {a} and {b}")))
+/// The one number of splits of a call: what is said twice must agree, and the clips at hand must not fill more.
+fn common_splits(name: &'static str, op: &Conv3d, said: [Option<usize>; 2]) -> Result<usize> {
+    if let [Some(a), Some(b)] = said
+        && a != b
+    {
+        return Err(Error::shape(name, format!("splits on load and on store differ: {a} and {b}")));
+    }
+    let [a, b] = said;
+    let Some(splits) = a.or(b) else { return Ok(op.part.map_or(1, |part| part.splits_of(op.input.n))) };
+    check_filled(name, op, splits)?;
+    Ok(splits)
+}
+
+/// Tables hold a row for each split that the clips at hand fill.
+pub(super) fn check_filled(name: &'static str, op: &Conv3d, splits: usize) -> Result<()> {
+    match op.part.map(|part| part.splits_of(op.input.n)) {
+        Some(filled) if splits < filled => {
+            let message = format!("the clips fill {filled} splits of their batch, tables are for {splits}");
+            Err(Error::shape(name, message))
         }
-        [a, b] => Ok(a.or(b).unwrap_or(1)),
+        _ => Ok(()),
     }
 }
 
@@ -50,7 +64,7 @@ pub(super) fn forward(
     let stored = stored.filter(|_| !plan::reads_each_position_once(op));
     let (input, prologue) = match (prologue, stored) {
         (Some(p), Some(stored)) => {
-            store_prologue(stream, OP, input, &prologue_params(p), p.splits, &prologue_memory(p), stored)?;
+            store_prologue(stream, OP, input, &prologue_params(p), op.batch(p.splits), &prologue_memory(p), stored)?;
             (stored, None)
         }
         _ => (input, prologue),
@@ -75,7 +89,7 @@ pub(super) fn forward(
             (_, None) => OnLoad::Affine,
             _ => OnLoad::Join,
         },
-        splits: common_splits(OP, [prologue.map(|p| p.splits), splits_on_store])?,
+        splits: common_splits(OP, op, [prologue.map(|p| p.splits), splits_on_store])?,
         sums: 0,
         extra_tensors: 0,
         launches_before: usize::from(stored.is_some()),
@@ -113,7 +127,7 @@ fn fill_epilogue<'a>(job: &mut Job<'a>, epilogue: &Epilogue<'a>) {
                 eps: s.eps,
                 momentum: s.running.map_or(0.0, |running| running.momentum),
                 channels: job.op.c_out as i32,
-                splits: job.op.input.n.div_ceil(job.op.input.n.div_ceil(s.splits)) as i32,
+                splits: job.op.batch(s.splits).splits_of(job.op.input.n) as i32,
             };
         }
         Epilogue::Evaluation(v) => {
@@ -144,7 +158,7 @@ pub(super) fn grad_input(
     let (grad_output, table) = match (table, stored) {
         (Some(t), Some(stored)) => {
             let reads = [t.table, t.y.memory()];
-            store_prologue(stream, OP, grad_output, &table_params(t), t.splits, &reads, stored)?;
+            store_prologue(stream, OP, grad_output, &table_params(t), op.batch(t.splits), &reads, stored)?;
             (stored, None)
         }
         _ => (grad_output, table),
@@ -161,7 +175,7 @@ pub(super) fn grad_input(
         memory: Memory::default(),
         params: Params::zeroed(),
         on_load: if table.is_some() { OnLoad::Join } else { OnLoad::Plain },
-        splits: common_splits(OP, [table.map(|t| t.splits), needs_splits.then_some(epilogue.splits)])?,
+        splits: common_splits(OP, op, [table.map(|t| t.splits), needs_splits.then_some(epilogue.splits)])?,
         sums: if epilogue.norms.is_empty() { 0 } else { 1 + epilogue.norms.len() },
         extra_tensors: 0,
         launches_before: usize::from(stored.is_some()),
@@ -210,6 +224,8 @@ fn fill_grad_epilogue<'a>(job: &mut Job<'a>, epilogue: &GradEpilogue<'a>, grad_i
                 grad_beta: job.memory.write_singly(norm.grad_beta),
                 channels: job.op.input.c as i32,
                 is_centred: 0,
+                accumulates: job.op.part.is_some_and(|part| part.accumulates()).into(),
+                reserved: 0,
             },
             y_pitch: norm.y.pitch_c() as i32,
             reserved: 0,
@@ -266,7 +282,7 @@ fn store_prologue(
     op: &'static str,
     source: &Tensor,
     prologue: &PrologueParams,
-    splits: usize,
+    batch: Part,
     reads: &[&Slice],
     stored: &Tensor,
 ) -> Result<()> {
@@ -276,7 +292,7 @@ fn store_prologue(
         source: source.memory().address(),
         prologue: *prologue,
         positions: shape.num_positions() as u64,
-        positions_per_split: (shape.n.div_ceil(splits) * per_clip) as u64,
+        positions_per_split: (batch.clips_per_split() * per_clip) as u64,
         source_pitch: source.pitch_c() as i32,
         reserved: 0,
     };

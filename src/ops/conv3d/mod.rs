@@ -27,7 +27,7 @@ use crate::device::cpu::Isa;
 use crate::device::{Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
 use crate::ops::pool3d::Pool3d;
-use crate::shape::ActivationShape;
+use crate::shape::{ActivationShape, Part};
 
 /// What is convolved: sizes in the order (t, h, w).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +46,10 @@ pub struct Conv3d {
     pub dilation: [usize; 3],
     /// Groups of channels that do not see each other.
     pub groups: usize,
+    /// Where these clips are part of a batch, or have splits that nothing else of a call tells: that batch. Clips of another
+    /// call with the same batch then have the bits that one call for all of them gives. Gradients of the filter and of the bias are sums in the
+    /// order of the splits.
+    pub part: Option<Part>,
 }
 
 /// Which of the three convolutions of a training step.
@@ -79,6 +83,18 @@ impl Conv3d {
         ActivationShape::new(i.n, out(i.t, 0), out(i.h, 1), out(i.w, 2), self.c_out)
     }
 
+    /// The batch of these clips, in `splits` blocks where [`Conv3d::part`] says no other.
+    pub(crate) fn batch(&self, splits: usize) -> Part {
+        self.part.unwrap_or(Part::whole(self.input.n, splits.min(self.input.n).max(1)))
+    }
+
+    /// The same convolution of all clips of the batch.
+    pub(crate) fn of_batch(&self, splits: usize) -> Conv3d {
+        let Part { batch_clips, batch_splits, .. } = self.batch(splits);
+        let input = ActivationShape { n: batch_clips, ..self.input };
+        Conv3d { input, part: Some(Part::whole(batch_clips, batch_splits)), ..*self }
+    }
+
     /// Elements of the filter.
     pub fn filter_len(&self) -> usize {
         self.c_out * self.filter.iter().product::<usize>() * self.input.c / self.groups
@@ -94,7 +110,7 @@ impl Conv3d {
 pub fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction) -> usize {
     match stream.device() {
         Device::Cpu => Isa::chosen().map_or(0, |isa| cpu::workspace_len(isa, op, direction) * size_of::<f32>()),
-        device if direction == Direction::GradFilter => grad_filter::workspace_bytes(device, op),
+        device if direction == Direction::GradFilter => grad_filter::workspace_bytes(device, op, 1),
         _ => launch::workspace_bytes(stream, op, direction, 1, 0),
     }
 }
@@ -105,7 +121,7 @@ pub fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction) -> us
 pub fn workspace_bytes_fused(stream: &Stream, op: &Conv3d, direction: Direction, splits: usize) -> usize {
     match (stream.device(), direction) {
         (Device::Cpu, _) => 0,
-        (device, Direction::GradFilter) => grad_filter::workspace_bytes(device, op),
+        (device, Direction::GradFilter) => grad_filter::workspace_bytes(device, op, splits),
         (_, Direction::Forward) => launch::workspace_bytes(stream, op, direction, splits, 3),
         (_, Direction::GradInput) => launch::workspace_bytes(stream, op, direction, splits, 3),
     }
@@ -195,7 +211,7 @@ pub fn forward_fused(
     const OP: &str = "conv3d forward";
     check::sizes(op)?;
     check::has_kernels(OP, stream)?;
-    let checker = launch::checker(OP, input)?;
+    let checker = launch::checker(OP, op, input)?;
     checker.tensor("input", input, op.input)?;
     checker.tensor("output", output, op.output())?;
     checker.slice("filter", filter, checker.dtype, op.filter_len())?;
@@ -264,7 +280,7 @@ pub fn grad_input_fused(
     const OP: &str = "conv3d grad_input";
     check::sizes(op)?;
     check::has_kernels(OP, stream)?;
-    let checker = launch::checker(OP, grad_output)?;
+    let checker = launch::checker(OP, op, grad_output)?;
     checker.tensor("grad_output", grad_output, op.output())?;
     checker.tensor("grad_input", grad_input, op.input)?;
     checker.slice("filter", filter, checker.dtype, op.filter_len())?;
@@ -309,11 +325,13 @@ pub fn grad_filter_fused(
     check::sizes(op)?;
     check::vector(OP, "grad_filter", grad_filter, op.filter_len())?;
     grad_bias.map_or(Ok(()), |b| check::vector(OP, "grad_bias", b, op.c_out))?;
-    check::workspace(OP, workspace, workspace_bytes(stream, op, Direction::GradFilter))?;
     if *stream.device() != Device::Cpu {
         grad_filter::check_sources(op, from)?;
+        let splits = grad_filter::splits_of(op, from);
+        check::workspace(OP, workspace, workspace_bytes_fused(stream, op, Direction::GradFilter, splits))?;
         return grad_filter::run(stream, op, from, grad_filter, grad_bias, workspace);
     }
+    check::workspace(OP, workspace, workspace_bytes(stream, op, Direction::GradFilter))?;
     let GradFilterSources { input, grad_output, .. } = *from;
     check::tensor(OP, "input", input, op.input)?;
     check::tensor(OP, "grad_output", grad_output, op.output())?;
@@ -332,7 +350,7 @@ pub fn grad_filter_fused(
             let (x, dy) = (input.view(x.get()?), grad_output.view(dy.get()?));
             cpu::grad_filter(isa, op, x, dy, dw.get_mut()?, check::scratch(workspace, scratch)?);
             if grad_bias.is_some() {
-                cpu::grad_bias(dy, db.get_mut()?);
+                cpu::grad_bias(op, dy, db.get_mut()?);
             }
             Ok(())
         },

@@ -173,10 +173,10 @@ pub(super) struct PackPairsParams {
 
 const _: () = assert!(size_of::<PackPairsParams>() == 32);
 const _: () = assert!(size_of::<PrologueParams>() == 56 && offset_of!(PrologueParams, has_relu) == 48);
-const _: () = assert!(size_of::<GradNormParams>() == 64 && offset_of!(EpilogueParams, norms) == 104);
-const _: () = assert!(size_of::<EpilogueParams>() == 248 && size_of::<ConvGather>() == 104);
-const _: () = assert!(size_of::<Params>() == 536 && offset_of!(Params, gather) == 360);
-const _: () = assert!(offset_of!(Params, source_chunks) == 464 && size_of::<PrologueOnlyParams>() == 88);
+const _: () = assert!(size_of::<GradNormParams>() == 72 && offset_of!(EpilogueParams, norms) == 104);
+const _: () = assert!(size_of::<EpilogueParams>() == 264 && size_of::<ConvGather>() == 104);
+const _: () = assert!(size_of::<Params>() == 552 && offset_of!(Params, gather) == 376);
+const _: () = assert!(offset_of!(Params, source_chunks) == 480 && size_of::<PrologueOnlyParams>() == 88);
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,7 @@ use super::{Conv3d, Direction};
 use crate::device::DType;
 use crate::error::{Error, Result};
 use crate::ops::TICKET_BYTES;
-use crate::shape::ActivationShape;
+use crate::shape::{ActivationShape, Part};
 use halo::Halo;
 pub(super) use pairs::{Pairs, pairs};
 pub(super) use wgmma::Wgmma;
@@ -104,6 +104,18 @@ struct AxisClass {
 }
 
 impl Request {
+    /// The request of the whole batch, where this is one of a part of it: what bits depend on follows from that.
+    pub(super) fn of_batch(&self) -> Request {
+        let Part { batch_clips, batch_splits, .. } = self.batch();
+        let mut whole = Request { splits: batch_splits, ..*self };
+        (whole.op.part, whole.op.input.n, whole.output.n) = (None, batch_clips, batch_clips);
+        whole
+    }
+
+    fn batch(&self) -> Part {
+        self.op.batch(self.splits)
+    }
+
     fn is_grad(&self) -> bool {
         self.direction == Direction::GradInput
     }
@@ -291,15 +303,19 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
     let (source_c, target_c) = r.channels();
     let classes = r.classes();
     let cannot = |why| Error::unsupported(name, format!("wgmma does not take {}: {why}", r.op.input));
-    let form = Form::of(r, &classes, wgmma::wgmma(r, &classes).map_err(cannot)?);
+    let (batch, whole) = (r.batch(), r.of_batch());
+    let form = Form::of(&whole, &classes, wgmma::wgmma(&whole, &classes).map_err(cannot)?);
     let columns = r.op.groups * target_c.div_ceil(form.tile_n);
 
-    let clips_per_split = r.op.input.n.div_ceil(r.splits);
-    let splits_used = r.op.input.n.div_ceil(clips_per_split);
+    let clips_per_split = batch.clips_per_split();
     let tiles_per_split = form.tiles(&classes, clips_per_split);
-    let clips_of_last = r.op.input.n - (splits_used - 1) * clips_per_split;
-    let tiles = (splits_used - 1) * tiles_per_split + form.tiles(&classes, clips_of_last);
-    let group_tiles = group_tiles(columns, splits_used, tiles_per_split);
+    let tiles_of = |clips: usize| {
+        let full = batch.splits_of(clips) - 1;
+        full * tiles_per_split + form.tiles(&classes, clips - full * clips_per_split)
+    };
+    let (splits_used, tiles) = (batch.splits_of(r.op.input.n), tiles_of(r.op.input.n));
+    let tiles_of_batch = tiles_of(batch.batch_clips);
+    let group_tiles = group_tiles(columns, batch.splits_of(batch.batch_clips), tiles_per_split);
     let groups_per_split = tiles_per_split.div_ceil(group_tiles);
 
     let most_taps = classes.iter().map(|c| c[0].taps * c[1].taps * c[2].taps).max().unwrap_or(0);
@@ -307,10 +323,9 @@ pub(super) fn plan(name: &'static str, r: &Request) -> Result<Plan> {
     let can_slice = form.is_vector && form.halo.is_none();
     let slices = match form.wgmma {
         // A slice is whole frames of the filter.
-        Some(wide) => {
-            slices(wide.works(tiles, columns, 1), steps, r.num_sms).min(r.op.filter[0] * source_c.div_ceil(TILE_K))
-        }
-        None if can_slice => slices(tiles * columns, steps, r.num_sms),
+        Some(wide) => slices(wide.works(tiles_of_batch, columns, 1), steps, r.num_sms)
+            .min(r.op.filter[0] * source_c.div_ceil(TILE_K)),
+        None if can_slice => slices(tiles_of_batch * columns, steps, r.num_sms),
         None => 1,
     };
     let shared_bytes = form.shared_bytes(r, steps);

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::device::cpu::Isa;
 use crate::device::{ActMut, ActRef};
 use crate::ops::conv3d::{Conv3d, Direction, cpu as conv};
-use crate::shape::ActivationShape;
+use crate::shape::{ActivationShape, Part};
 
 /// Positions from which on packing the weight pays.
 const MANY_POSITIONS: usize = 8;
@@ -18,12 +18,18 @@ const LANES: usize = 16;
 const TASK_ROWS: usize = 32;
 
 /// The layer as a convolution.
-fn as_conv(input: ActivationShape, c_out: usize) -> Conv3d {
-    Conv3d { input, c_out, filter: [1; 3], stride: [1; 3], padding: [0; 3], dilation: [1; 3], groups: 1 }
+fn as_conv(part: Option<Part>, input: ActivationShape, c_out: usize) -> Conv3d {
+    Conv3d { input, c_out, filter: [1; 3], stride: [1; 3], padding: [0; 3], dilation: [1; 3], groups: 1, part }
 }
 
-fn is_many(shape: ActivationShape) -> bool {
-    shape.num_positions() >= MANY_POSITIONS
+/// Of the whole batch.
+fn is_many(part: Option<Part>, shape: ActivationShape) -> bool {
+    let n = part.map_or(shape.n, |part| part.batch_clips);
+    ActivationShape { n, ..shape }.num_positions() >= MANY_POSITIONS
+}
+
+fn goes_on(part: Option<Part>) -> bool {
+    part.is_some_and(|part| part.accumulates())
 }
 
 fn scratch(isa: Isa, op: &Conv3d, direction: Direction) -> Vec<f32> {
@@ -48,10 +54,10 @@ fn add_scaled(to: &mut [f32], a: f32, from: &[f32]) {
     to.iter_mut().zip(from).for_each(|(t, f)| *t += a * f);
 }
 
-pub(super) fn forward(isa: Isa, x: ActRef, w: &[f32], bias: Option<&[f32]>, y: ActMut) {
+pub(super) fn forward(isa: Isa, part: Option<Part>, x: ActRef, w: &[f32], bias: Option<&[f32]>, y: ActMut) {
     let (c_in, c_out) = (x.shape.c, y.shape.c);
-    if is_many(x.shape) {
-        let op = as_conv(x.shape, c_out);
+    if is_many(part, x.shape) {
+        let op = as_conv(part, x.shape, c_out);
         return conv::forward(isa, &op, x, w, bias, y, &mut scratch(isa, &op, Direction::Forward));
     }
     for (p, y_p) in y.data.chunks_mut(y.pitch_c).enumerate() {
@@ -64,10 +70,10 @@ pub(super) fn forward(isa: Isa, x: ActRef, w: &[f32], bias: Option<&[f32]>, y: A
     }
 }
 
-pub(super) fn grad_input(isa: Isa, dy: ActRef, w: &[f32], dx: ActMut) {
+pub(super) fn grad_input(isa: Isa, part: Option<Part>, dy: ActRef, w: &[f32], dx: ActMut) {
     let c_in = dx.shape.c;
-    if is_many(dy.shape) {
-        let op = as_conv(dx.shape, dy.shape.c);
+    if is_many(part, dy.shape) {
+        let op = as_conv(part, dx.shape, dy.shape.c);
         return conv::grad_input(isa, &op, dy, w, dx, false, &mut scratch(isa, &op, Direction::GradInput));
     }
     dx.data.par_chunks_mut(dx.pitch_c).enumerate().for_each(|(p, dx_p)| {
@@ -77,21 +83,25 @@ pub(super) fn grad_input(isa: Isa, dy: ActRef, w: &[f32], dx: ActMut) {
     });
 }
 
-pub(super) fn grad_weight(isa: Isa, x: ActRef, dy: ActRef, dw: &mut [f32]) {
-    if is_many(x.shape) {
-        let op = as_conv(x.shape, dy.shape.c);
+pub(super) fn grad_weight(isa: Isa, part: Option<Part>, x: ActRef, dy: ActRef, dw: &mut [f32]) {
+    if is_many(part, x.shape) {
+        let op = as_conv(part, x.shape, dy.shape.c);
         return conv::grad_filter(isa, &op, x, dy, dw, &mut scratch(isa, &op, Direction::GradFilter));
     }
     dw.par_chunks_mut(x.shape.c).enumerate().for_each(|(co, dw_row)| {
-        dw_row.fill(0.0);
+        if !goes_on(part) {
+            dw_row.fill(0.0);
+        }
         for p in 0..x.shape.num_positions() {
             add_scaled(dw_row, dy.data[p * dy.pitch_c + co], position(x, p));
         }
     });
 }
 
-pub(super) fn grad_bias(dy: ActRef, db: &mut [f32]) {
-    db.fill(0.0);
+pub(super) fn grad_bias(part: Option<Part>, dy: ActRef, db: &mut [f32]) {
+    if !goes_on(part) {
+        db.fill(0.0);
+    }
     for p in 0..dy.shape.num_positions() {
         add_scaled(db, 1.0, position(dy, p));
     }

@@ -1,7 +1,7 @@
 //! Starts the kernels, on the GPU and on the emulator.
 
 use super::params::{Operand, Params};
-use super::plan::{Direction, TICKETS_BYTES, plan};
+use super::plan::{Direction, Positions, TICKETS_BYTES, plan};
 use crate::device::{DType, Slice, Stream, Tensor, launch};
 use crate::error::{Error, Result};
 use crate::ops::check;
@@ -36,6 +36,7 @@ impl<'a> Matrix<'a> {
 pub(super) struct Product<'a> {
     pub op: &'static str,
     pub direction: Direction,
+    pub positions: Positions,
     /// m, n, k.
     pub sizes: [usize; 3],
     pub a: Matrix<'a>,
@@ -48,7 +49,10 @@ pub(super) struct Product<'a> {
 /// Bytes that the products of a layer may use at once.
 pub(super) fn workspace_bytes(positions: usize, c_in: usize, c_out: usize) -> usize {
     [Direction::Forward, Direction::GradInput, Direction::GradWeight]
-        .map(|d| plan(d, DType::Bf16, d.sizes(positions, c_in, c_out), true, true).workspace_bytes)
+        .map(|d| {
+            let sizes = d.sizes(positions, c_in, c_out);
+            plan(d, DType::Bf16, sizes, Positions::one_split(positions), true, true).workspace_bytes
+        })
         .into_iter()
         .fold(0, usize::max)
 }
@@ -61,7 +65,8 @@ pub(super) fn run(stream: &Stream, product: &Product<'_>, workspace: Option<&Sli
         let message = format!("a product of {m} x {n} x {k}: too large for one launch");
         return Err(Error::unsupported(op, message));
     }
-    let plan = plan(product.direction, a.memory.dtype(), product.sizes, workspace.is_some(), grad_bias.is_some());
+    let (dtype, positions) = (a.memory.dtype(), product.positions);
+    let plan = plan(product.direction, dtype, product.sizes, positions, workspace.is_some(), grad_bias.is_some());
     if let Some(workspace) = workspace {
         check::workspace(op, workspace, plan.workspace_bytes)?;
     }
@@ -79,6 +84,8 @@ pub(super) fn run(stream: &Stream, product: &Product<'_>, workspace: Option<&Sli
         k: k as i32,
         output_pitch: output.pitch as i32,
         k_per_split: plan.k_per_split as i32,
+        k_together: plan.k_together as i32,
+        accumulates: (positions.accumulates && product.direction == Direction::GradWeight).into(),
         n_tiles: plan.n_tiles as i32,
         is_output_f32: (output.memory.dtype() == DType::F32).into(),
         are_pairs: output.is_aligned(2).into(),

@@ -17,43 +17,48 @@ mod plan;
 pub mod reference;
 
 use launch::{Matrix, Product};
-use plan::Direction;
+use plan::{Direction, Positions};
 
 use crate::device::cpu::Isa;
 use crate::device::{DType, Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
 use crate::ops::check as ops_check;
+use crate::shape::Part;
 
 /// `output = input W' + bias` for every position; `output` has the positions of `input` and `c_out` channels.
 ///
 /// # Errors
 /// [`Error::Shape`] where sizes or types do not fit together.
 pub fn forward(stream: &Stream, input: &Tensor, weight: &Slice, bias: Option<&Slice>, output: &Tensor) -> Result<()> {
-    run_forward(stream, input, weight, bias, output, None)
+    run_forward(stream, None, input, weight, bias, output, None)
 }
 
-/// [`forward`] with scratch memory, f32, whose first [`TICKET_BYTES`](crate::ops::TICKET_BYTES) are zero.
+/// [`forward`] with scratch memory, f32, whose first [`TICKET_BYTES`](crate::ops::TICKET_BYTES) are zero. Where the clips are part of a
+/// batch, that batch is `part`.
 ///
 /// # Errors
 /// As [`forward`]; less than [`workspace_bytes`].
+#[allow(clippy::too_many_arguments)]
 pub fn forward_with(
     stream: &Stream,
+    part: Option<Part>,
     input: &Tensor,
     weight: &Slice,
     bias: Option<&Slice>,
     output: &Tensor,
     workspace: &Slice,
 ) -> Result<()> {
-    run_forward(stream, input, weight, bias, output, Some(workspace))
+    run_forward(stream, part, input, weight, bias, output, Some(workspace))
 }
 
-/// Scratch memory of [`forward_with`] and [`backward_with`]; the same may serve layer after layer.
+/// Scratch memory of [`forward_with`] and [`backward_with`] for so many positions of a batch; the same may serve layer after layer.
 pub fn workspace_bytes(device: &Device, positions: usize, c_in: usize, c_out: usize) -> usize {
     if *device == Device::Cpu { 0 } else { launch::workspace_bytes(positions, c_in, c_out) }
 }
 
 fn run_forward(
     stream: &Stream,
+    part: Option<Part>,
     input: &Tensor,
     weight: &Slice,
     bias: Option<&Slice>,
@@ -62,11 +67,13 @@ fn run_forward(
 ) -> Result<()> {
     const OP: &str = "linear forward";
     check(OP, stream, input, weight, bias, output)?;
+    part.map_or(Ok(()), |part| part.check(OP, input.shape().n))?;
     if *stream.device() != Device::Cpu {
         let direction = Direction::Forward;
         let product = Product {
             op: OP,
             direction,
+            positions: Positions::of(input.shape(), part),
             sizes: direction.sizes(input.shape().num_positions(), input.shape().c, output.shape().c),
             a: Matrix::of(input),
             b: Matrix { memory: weight, pitch: input.shape().c },
@@ -79,7 +86,7 @@ fn run_forward(
     let (no_bias, isa) = (weight.part(0, 0)?, Isa::chosen()?);
     with_host([input.memory(), weight, bias.unwrap_or(&no_bias)], [output.memory()], |[x, w, b], [mut y]| {
         let bias = bias.map(|_| b.get::<f32>()).transpose()?;
-        cpu::forward(isa, input.view(x.get()?), w.get()?, bias, output.view_mut(y.get_mut()?));
+        cpu::forward(isa, part, input.view(x.get()?), w.get()?, bias, output.view_mut(y.get_mut()?));
         Ok(())
     })
 }
@@ -98,16 +105,18 @@ pub fn backward(
     grad_weight: &Slice,
     grad_bias: Option<&Slice>,
 ) -> Result<()> {
-    run_backward(stream, [input, grad_output, grad_input], weight, grad_weight, grad_bias, None)
+    run_backward(stream, None, [input, grad_output, grad_input], weight, grad_weight, grad_bias, None)
 }
 
-/// [`backward`] with scratch memory as [`forward_with`].
+/// [`backward`] with scratch memory as [`forward_with`]. With a `part` gradients of weight and bias are sums in the order of its splits,
+/// and hold those of the splits before.
 ///
 /// # Errors
 /// As [`forward_with`].
 #[allow(clippy::too_many_arguments)]
 pub fn backward_with(
     stream: &Stream,
+    part: Option<Part>,
     input: &Tensor,
     weight: &Slice,
     grad_output: &Tensor,
@@ -116,11 +125,12 @@ pub fn backward_with(
     grad_bias: Option<&Slice>,
     workspace: &Slice,
 ) -> Result<()> {
-    run_backward(stream, [input, grad_output, grad_input], weight, grad_weight, grad_bias, Some(workspace))
+    run_backward(stream, part, [input, grad_output, grad_input], weight, grad_weight, grad_bias, Some(workspace))
 }
 
 fn run_backward(
     stream: &Stream,
+    part: Option<Part>,
     [input, grad_output, grad_input]: [&Tensor; 3],
     weight: &Slice,
     grad_weight: &Slice,
@@ -129,6 +139,7 @@ fn run_backward(
 ) -> Result<()> {
     const OP: &str = "linear backward";
     check(OP, stream, input, weight, None, grad_output)?;
+    part.map_or(Ok(()), |part| part.check(OP, input.shape().n))?;
     if grad_output.dtype() != input.dtype() {
         let message = format!("grad_output must hold {:?} as the input, got {:?}", input.dtype(), grad_output.dtype());
         return Err(Error::shape(OP, message));
@@ -143,6 +154,7 @@ fn run_backward(
         let product = |direction: Direction, b, output, grad_bias| Product {
             op: OP,
             direction,
+            positions: Positions::of(input.shape(), part),
             sizes: direction.sizes(positions, c_in, c_out),
             a: Matrix::of(grad_output),
             b,
@@ -161,10 +173,10 @@ fn run_backward(
         [grad_input.memory(), grad_weight, grad_bias.unwrap_or(&no_bias)],
         |[x, w, dy], [mut dx, mut dw, mut db]| {
             let dy = grad_output.view(dy.get()?);
-            cpu::grad_input(isa, dy, w.get()?, grad_input.view_mut(dx.get_mut()?));
-            cpu::grad_weight(isa, input.view(x.get()?), dy, dw.get_mut()?);
+            cpu::grad_input(isa, part, dy, w.get()?, grad_input.view_mut(dx.get_mut()?));
+            cpu::grad_weight(isa, part, input.view(x.get()?), dy, dw.get_mut()?);
             if grad_bias.is_some() {
-                cpu::grad_bias(dy, db.get_mut()?);
+                cpu::grad_bias(part, dy, db.get_mut()?);
             }
             Ok(())
         },

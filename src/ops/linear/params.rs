@@ -25,9 +25,11 @@ pub(super) struct Params {
     pub k: i32,
     pub output_pitch: i32,
     pub k_per_split: i32,
+    pub k_together: i32,
+    pub accumulates: i32,
     pub n_tiles: i32,
     pub is_output_f32: i32,
     pub are_pairs: i32,
 }
 
-const _: () = assert!(size_of::<Operand>() == 16 && size_of::<Params>() == 104);
+const _: () = assert!(size_of::<Operand>() == 16 && size_of::<Params>() == 112);

@@ -1,6 +1,7 @@
 //! Which kernel runs, and how the sums are cut up: pure, without a device.
 
 use crate::device::{DType, LaunchConfig};
+use crate::shape::{ActivationShape, Part};
 
 /// Columns of a tile (`TILE_N` in the kernels).
 const TILE_N: usize = 64;
@@ -32,12 +33,42 @@ impl Direction {
     }
 }
 
+/// The positions at hand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Positions {
+    /// Of the whole batch: choices are made for it.
+    pub of_batch: usize,
+    /// Of a batch-norm split.
+    pub per_split: usize,
+    /// Whether gradients hold the sums over those before.
+    pub accumulates: bool,
+}
+
+impl Positions {
+    /// Those of a tensor.
+    pub fn of(shape: ActivationShape, part: Option<Part>) -> Positions {
+        let (part, per_clip) = (part.unwrap_or(Part::whole(shape.n, 1)), shape.t * shape.h * shape.w);
+        Positions {
+            of_batch: part.batch_clips * per_clip,
+            per_split: part.clips_per_split() * per_clip,
+            accumulates: part.accumulates(),
+        }
+    }
+
+    /// A batch in one split.
+    pub fn one_split(positions: usize) -> Positions {
+        Positions { of_batch: positions, per_split: positions, accumulates: false }
+    }
+}
+
 /// How one product is computed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Plan {
     pub kernel: &'static str,
     pub n_tiles: usize,
     pub k_per_split: usize,
+    /// Products that instructions do not multiply across; all of them but for the gradient of the weight.
+    pub k_together: usize,
     pub config: LaunchConfig,
     /// Partial sums and tickets of several splits; 0 for one.
     pub workspace_bytes: usize,
@@ -48,17 +79,23 @@ pub(super) struct Plan {
 pub(super) const TICKETS_BYTES: usize = crate::ops::TICKET_BYTES;
 const _: () = assert!(4 * GOOD_BLOCKS <= TICKETS_BYTES);
 
-/// Plans a product. Without a workspace there is one split.
+/// Plans a product. Without a workspace there is one split; likewise of the gradient of a weight whose sums go on from one batch-norm
+/// split to the next.
 pub(super) fn plan(
     direction: Direction,
     dtype: DType,
     [m, n, k]: [usize; 3],
+    positions: Positions,
     has_workspace: bool,
     has_grad_bias: bool,
 ) -> Plan {
-    let tile_m = if m <= 16 { 16 } else { 64 };
+    let is_weight = direction == Direction::GradWeight;
+    let m_of_batch = if is_weight { m } else { positions.of_batch };
+    let tile_m = if m_of_batch <= 16 { 16 } else { 64 };
     let (m_tiles, n_tiles, stages) = (m.div_ceil(tile_m), n.div_ceil(TILE_N), k.div_ceil(TILE_K));
-    let wanted = if has_workspace { GOOD_BLOCKS / (m_tiles * n_tiles) } else { 1 };
+    let goes_on = is_weight && positions.per_split < positions.of_batch;
+    let may_split = has_workspace && !goes_on;
+    let wanted = if may_split { GOOD_BLOCKS / (m_of_batch.div_ceil(tile_m) * n_tiles) } else { 1 };
     let per_split = stages.div_ceil(wanted.max(1)).max(MIN_STAGES.min(stages));
     let splits = stages.div_ceil(per_split);
     let grid_x = n_tiles + usize::from(has_grad_bias);
@@ -71,6 +108,7 @@ pub(super) fn plan(
         kernel: kernel(direction, dtype, tile_m),
         n_tiles,
         k_per_split: per_split * TILE_K,
+        k_together: if goes_on { positions.per_split } else { k },
         config,
         workspace_bytes: 0,
     };
@@ -120,20 +158,21 @@ mod tests {
             (Direction::GradWeight, [6272, 256, 128], "linear_grad_weight_mma64x64_bf16", [4, 2, 14], 448),
         ] {
             let [positions, c_in, c_out] = sizes;
-            let got = plan(direction, DType::Bf16, direction.sizes(positions, c_in, c_out), true, false);
+            let (sizes, of) = (direction.sizes(positions, c_in, c_out), Positions::one_split(positions));
+            let got = plan(direction, DType::Bf16, sizes, of, true, false);
             assert_eq!(
                 (got.kernel, got.config.grid, got.k_per_split),
                 (kernel, grid, k_per_split),
                 "{direction:?} {sizes:?}"
             );
-            let one = plan(direction, DType::Bf16, direction.sizes(positions, c_in, c_out), false, true);
+            let one = plan(direction, DType::Bf16, sizes, of, false, true);
             assert_eq!((one.config.grid[0], one.config.grid[2], one.workspace_bytes), (grid[0] + 1, 1, 0));
         }
     }
 
     #[test]
     fn the_workspace_holds_tickets_and_sums() {
-        let plan = plan(Direction::Forward, DType::F16, [8, 400, 2304], true, false);
+        let plan = plan(Direction::Forward, DType::F16, [8, 400, 2304], Positions::one_split(8), true, false);
         assert_eq!(plan.workspace_bytes, TICKETS_BYTES + 4 * 9 * 7 * 16 * 64);
     }
 }

@@ -33,7 +33,16 @@ pub(super) fn run(stream: &Stream, name: &'static str, method: Method, input: &T
     let rows = shape.num_positions();
     let wide = is_wide(&[input, output]);
     let dtype = output.dtype();
-    let work = RowWork { rows, rows_per_split: rows, channels: shape.c, dtype, is_wide: wide, batch: 4, is_sum: false };
+    let work = RowWork {
+        rows,
+        rows_of_batch: rows,
+        rows_per_split: rows,
+        channels: shape.c,
+        dtype,
+        is_wide: wide,
+        batch: 4,
+        is_sum: false,
+    };
     let plan = RowPlan::new(name, method.variants(), &work)?;
     plan.print(name);
     let params = Params {

@@ -6,6 +6,7 @@ use crate::device::{DType, Device, Slice, Stream, Tensor};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::{BatchNorm, GradTables};
 use crate::ops::check;
+use crate::shape::Part;
 
 /// The input of the pool is `relu(scale x + shift)`.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +15,8 @@ pub struct Prologue<'a> {
     pub scale_shift: &'a Slice,
     /// Contiguous blocks of `ceil(n / splits)` clips.
     pub splits: usize,
+    /// Where the clips are part of a batch: that batch, of which they fill so many splits.
+    pub part: Option<Part>,
 }
 
 /// The batch norm and ReLU before a pool: `relu(scale y + shift)`.
@@ -21,6 +24,8 @@ pub struct Prologue<'a> {
 pub struct NormBefore<'a> {
     /// Contiguous blocks of `ceil(n / splits)` clips.
     pub splits: usize,
+    /// As in [`BatchNorm::part`].
+    pub part: Option<Part>,
     /// The input of the batch norm; shaped as the input of the pool.
     pub y: &'a Tensor,
     /// `[splits][2][c]`: scale, shift.
@@ -29,17 +34,24 @@ pub struct NormBefore<'a> {
     pub tables: GradTables<'a>,
 }
 
-fn norm_of(op: &Pool3d, splits: usize) -> BatchNorm {
-    BatchNorm { shape: op.input, splits, eps: 0.0, relu: true }
+fn norm_of(op: &Pool3d, splits: usize, part: Option<Part>) -> BatchNorm {
+    BatchNorm { shape: op.input, splits, eps: 0.0, relu: true, part }
 }
 
-fn check_max(name: &'static str, op: &Pool3d, splits: usize) -> Result<()> {
+/// The batch of the clips.
+pub(super) fn batch(op: &Pool3d, splits: usize, part: Option<Part>) -> Part {
+    part.unwrap_or(Part::whole(op.input.n, splits.max(1)))
+}
+
+fn check_max(name: &'static str, op: &Pool3d, splits: usize, part: Option<Part>) -> Result<()> {
     op.check()?;
+    part.map_or(Ok(()), |part| part.check(name, op.input.n))?;
     if op.kind != PoolKind::Max {
         return Err(Error::shape(name, "only a max pool takes a batch norm and ReLU before it, got an average"));
     }
-    if splits == 0 {
-        return Err(Error::shape(name, "splits must be at least 1, got 0"));
+    let filled = part.map_or(1, |part| part.splits_of(op.input.n));
+    if splits < filled {
+        return Err(Error::shape(name, format!("splits must be at least {filled}, got {splits}")));
     }
     Ok(())
 }
@@ -65,12 +77,12 @@ pub fn forward_normalised(
     indices: Option<&Slice>,
 ) -> Result<()> {
     const OP: &str = "pool3d forward_normalised";
-    check_max(OP, op, prologue.splits)?;
+    check_max(OP, op, prologue.splits, prologue.part)?;
     refuse_cpu(OP, stream)?;
     let dtype = check::activation_dtype(OP, stream, "input", input)?;
     check::tensor_of(OP, "input", input, op.input, dtype)?;
     check::tensor_of(OP, "output", output, op.output(), dtype)?;
-    let table_len = norm_of(op, prologue.splits).scale_shift_len();
+    let table_len = norm_of(op, prologue.splits, prologue.part).scale_shift_len();
     check::slice(OP, "scale_shift", prologue.scale_shift, table_len, DType::F32)?;
     indices.map_or(Ok(()), |i| check_indices(OP, stream, op, i))?;
     launch::forward(stream, OP, op, Some(prologue), input, output, indices)
@@ -78,8 +90,8 @@ pub fn forward_normalised(
 
 /// Bytes of scratch memory of [`grad_norm`]; f32 memory, whose first [`TICKET_BYTES`](crate::ops::TICKET_BYTES) must be zero before
 /// the first call.
-pub fn workspace_bytes(op: &Pool3d, splits: usize) -> usize {
-    plan::workspace_bytes(op, splits.max(1))
+pub fn workspace_bytes(op: &Pool3d, splits: usize, part: Option<Part>) -> usize {
+    plan::workspace_bytes(op, batch(op, splits, part))
 }
 
 /// Backward of [`forward_normalised`] up to the batch norm: its `grad_table`, and the gradients of gamma and beta, from sums of
@@ -98,14 +110,14 @@ pub fn grad_norm(
     workspace: &Slice,
 ) -> Result<()> {
     const OP: &str = "pool3d grad_norm";
-    check_max(OP, op, norm.splits)?;
+    check_max(OP, op, norm.splits, norm.part)?;
     refuse_cpu(OP, stream)?;
     let dtype = check::activation_dtype(OP, stream, "grad_output", grad_output)?;
     check::tensor_of(OP, "grad_output", grad_output, op.output(), dtype)?;
     check::tensor_of(OP, "y", norm.y, op.input, dtype)?;
     grad_input.map_or(Ok(()), |g| check::tensor_of(OP, "grad_input", g, op.input, dtype))?;
     check_indices(OP, stream, op, indices)?;
-    let (of, tables) = (norm_of(op, norm.splits), &norm.tables);
+    let (of, tables) = (norm_of(op, norm.splits, norm.part), &norm.tables);
     for (name, slice, len) in [
         ("scale_shift", norm.scale_shift, of.scale_shift_len()),
         ("stats", tables.stats, of.stats_len()),
@@ -116,6 +128,6 @@ pub fn grad_norm(
     ] {
         check::slice(OP, name, slice, len, DType::F32)?;
     }
-    check::workspace(OP, workspace, workspace_bytes(op, norm.splits))?;
+    check::workspace(OP, workspace, workspace_bytes(op, norm.splits, norm.part))?;
     launch::grad_norm(stream, OP, op, grad_output, indices, norm, grad_input, workspace)
 }

@@ -1,6 +1,6 @@
 //! Chooses the kernel, fills its params and starts it, on the GPU and on the emulator. Shapes have been checked.
 
-use super::fused::{NormBefore, Prologue};
+use super::fused::{NormBefore, Prologue, batch};
 use super::params::{AxisParams, NormParams, Params};
 use super::plan::{self, Kind};
 use super::{Pool3d, PoolKind};
@@ -69,7 +69,8 @@ pub(super) fn forward(
         PoolKind::Average if op.output().num_positions() == op.input.n => Kind::ForwardGlobal,
         PoolKind::Average => Kind::ForwardAverage,
     };
-    let plan = plan::plan(name, op, kind, prologue.map_or(1, |p| p.splits), input.dtype(), wide)?;
+    let of_batch = prologue.map_or(batch(op, 1, None), |p| batch(op, p.splits, p.part));
+    let plan = plan::plan(name, op, kind, of_batch, input.dtype(), wide)?;
     plan.print(name);
     let mut params = params(name, op, &plan, false, input, Some(output), indices)?;
     params.table = prologue.map_or(0, |p| p.scale_shift.address());
@@ -94,7 +95,7 @@ pub(super) fn grad_input(
     check_sizes(name, op)?;
     let wide = is_wide(&[grad_output, grad_input]) && is_aligned(indices);
     let kind = if op.kind == PoolKind::Max { Kind::GradInputMax } else { Kind::GradInputAverage };
-    let plan = plan::plan(name, op, kind, 1, grad_output.dtype(), wide)?;
+    let plan = plan::plan(name, op, kind, batch(op, 1, None), grad_output.dtype(), wide)?;
     plan.print(name);
     let mut params = params(name, op, &plan, true, grad_output, Some(grad_input), indices)?;
     params.accumulates = i32::from(accumulate);
@@ -115,7 +116,7 @@ pub(super) fn grad_norm(
 ) -> Result<()> {
     check_sizes(name, op)?;
     let wide = is_wide(&[grad_output, norm.y]) && grad_input.is_none_or(|g| is_wide(&[g])) && is_aligned(Some(indices));
-    let plan = plan::plan(name, op, Kind::GradNorm, norm.splits, grad_output.dtype(), wide)?;
+    let plan = plan::plan(name, op, Kind::GradNorm, batch(op, norm.splits, norm.part), grad_output.dtype(), wide)?;
     plan.print(name);
     let mut pool = params(name, op, &plan, true, grad_output, grad_input, Some(indices))?;
     pool.table = norm.scale_shift.address();
@@ -132,6 +133,8 @@ pub(super) fn grad_norm(
             grad_beta: tables.grad_beta.address(),
             channels: op.input.c as i32,
             is_centred: 0,
+            accumulates: norm.part.is_some_and(|part| part.accumulates()).into(),
+            reserved: 0,
         },
         y_pitch: pitch(name, norm.y)?,
         reserved: 0,

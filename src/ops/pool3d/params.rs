@@ -65,4 +65,4 @@ pub(super) struct NormParams {
     pub reserved: i32,
 }
 
-const _: () = assert!(size_of::<AxisParams>() == 44 && size_of::<Params>() == 224 && size_of::<NormParams>() == 312);
+const _: () = assert!(size_of::<AxisParams>() == 44 && size_of::<Params>() == 224 && size_of::<NormParams>() == 320);

@@ -4,6 +4,7 @@ use super::Pool3d;
 use crate::device::DType;
 use crate::error::Result;
 use crate::ops::row_plan::{RowPlan, RowWork, Variants, variants};
+use crate::shape::Part;
 
 /// Which kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +32,12 @@ impl Kind {
     }
 }
 
-/// Plans a kernel; `splits`: blocks of clips with tables of their own.
+/// Plans a kernel; `batch`: of the clips, whose splits have tables of their own.
 pub(super) fn plan(
     name: &'static str,
     op: &Pool3d,
     kind: Kind,
-    splits: usize,
+    batch: Part,
     dtype: DType,
     is_wide: bool,
 ) -> Result<RowPlan> {
@@ -45,9 +46,10 @@ pub(super) fn plan(
         _ => op.input,
     };
     let per_clip = walked.t * walked.h * walked.w;
-    let clips_per_split = if kind == Kind::ForwardGlobal { 1 } else { walked.n.div_ceil(splits) };
+    let clips_per_split = if kind == Kind::ForwardGlobal { 1 } else { batch.clips_per_split() };
     let work = RowWork {
         rows: walked.num_positions(),
+        rows_of_batch: batch.batch_clips * per_clip,
         rows_per_split: clips_per_split * per_clip,
         channels: walked.c,
         dtype,
@@ -62,11 +64,11 @@ pub(super) fn plan(
 }
 
 /// Scratch memory of [`Kind::GradNorm`], for each type and alignment.
-pub(super) fn workspace_bytes(op: &Pool3d, splits: usize) -> usize {
+pub(super) fn workspace_bytes(op: &Pool3d, batch: Part) -> usize {
     let variants = [DType::Bf16, DType::F32].into_iter().flat_map(|dtype| [(dtype, true), (dtype, false)]);
     let of = |(dtype, wide): (DType, bool)| {
         let is_possible = !wide || op.input.c.is_multiple_of(16 / dtype.size_bytes());
-        let plan = is_possible.then(|| plan("pool3d", op, Kind::GradNorm, splits, dtype, wide).ok()).flatten();
+        let plan = is_possible.then(|| plan("pool3d", op, Kind::GradNorm, batch, dtype, wide).ok()).flatten();
         plan.map_or(0, |p| p.workspace_bytes())
     };
     variants.map(of).max().unwrap_or(0)
@@ -98,7 +100,7 @@ mod tests {
             (head(256), Kind::ForwardGlobal, ("pool3d_forward_global_vector8_bf16", 32, 392)),
             (head(256), Kind::GradInputAverage, ("pool3d_grad_input_average_vector8_bf16", 392, 8)),
         ] {
-            let plan = plan("pool3d", &op, kind, 1, DType::Bf16, true).unwrap();
+            let plan = plan("pool3d", &op, kind, Part::whole(op.input.n, 1), DType::Bf16, true).unwrap();
             let blocks = plan.tiles.num_tiles() * plan.columns;
             assert_eq!((plan.kernel, blocks, plan.tiles.tile_rows), want, "{op:?}: {plan}");
         }

@@ -167,7 +167,7 @@ fn the_table_of_the_gradient_is_the_gradient() {
 /// Partial sums over tiles that another kernel might form.
 #[test]
 fn tables_from_partial_sums_of_tiles() {
-    let op = BatchNorm { shape: ActivationShape::new(5, 2, 3, 7, 70), splits: 2, eps: 1e-5, relu: false };
+    let op = BatchNorm { shape: ActivationShape::new(5, 2, 3, 7, 70), splits: 2, eps: 1e-5, relu: false, part: None };
     let (c, tile_rows) = (op.shape.c, 32);
     let (len, rows_per_clip) = (op.shape.num_elements(), 2 * 3 * 7);
     let (x, g) = (fill::f32("tiles/x", len, 1.0, 58.0), fill::f32("tiles/g", len, 1.0, 0.1));
@@ -231,7 +231,7 @@ fn tables_from_partial_sums_of_tiles() {
 
 #[test]
 fn what_is_not_finite_shows_and_sets_the_skip_flag() {
-    let op = BatchNorm { shape: ActivationShape::new(4, 1, 3, 3, 8), splits: 2, eps: 1e-5, relu: true };
+    let op = BatchNorm { shape: ActivationShape::new(4, 1, 3, 3, 8), splits: 2, eps: 1e-5, relu: true, part: None };
     for device in executors::all() {
         for (bad, with_flag) in [(f32::NAN, true), (f32::INFINITY, true), (f32::NAN, false)] {
             let stream = device.stream().unwrap();
@@ -267,7 +267,7 @@ fn what_is_not_finite_shows_and_sets_the_skip_flag() {
 
 #[test]
 fn the_running_pair_as_scale_and_shift() {
-    let op = BatchNorm { shape: ActivationShape::new(1, 1, 1, 2, 300), splits: 1, eps: 1e-3, relu: false };
+    let op = BatchNorm { shape: ActivationShape::new(1, 1, 1, 2, 300), splits: 1, eps: 1e-3, relu: false, part: None };
     let value = |what: &str, offset| fill::f32(what, 300, 1.0, offset);
     let [mean, var, gamma, beta] = [value("mean", 100.0), value("var", 1.5), value("gamma", 1.0), value("beta", 0.0)];
     let tables: Vec<Vec<f32>> = executors::all()
@@ -292,7 +292,7 @@ fn the_running_pair_as_scale_and_shift() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let op = BatchNorm { shape: ActivationShape::new(2, 1, 2, 2, 4), splits: 1, eps: 1e-5, relu: true };
+    let op = BatchNorm { shape: ActivationShape::new(2, 1, 2, 2, 4), splits: 1, eps: 1e-5, relu: true, part: None };
     let cpu = Device::Cpu;
     let stream = cpu.stream().unwrap();
     let f32s = |len: usize| slice(&cpu, DType::F32, &vec![0.0; len]);

@@ -23,7 +23,7 @@ impl<'a> Case<'a> {
         let dims = golden::dims(&json["inputs"]["x"]["shape"]);
         let shape = ActivationShape::new(dims[0], dims[2], dims[3], dims[4], dims[1]);
         let eps = json["params"]["eps"].as_f64().expect("eps") as f32;
-        Case { name, json, dims, device, op: BatchNorm { shape, splits, eps, relu: false } }
+        Case { name, json, dims, device, op: BatchNorm { shape, splits, eps, relu: false, part: None } }
     }
 
     /// An input tensor, channels last, clips in the order `order`.

@@ -106,7 +106,7 @@ fn statistics_of_whole_numbers_are_exact() {
     for device in executors::with_kernels() {
         for (c, splits, gap) in [(8, 1, 0), (16, 2, 8), (64, 4, 0), (4, 2, 1), (256, 1, 0)] {
             let shape = ActivationShape::new(4, 2, 4, 4, c);
-            let op = BatchNorm { shape, splits, eps: 0.0, relu: false };
+            let op = BatchNorm { shape, splits, eps: 0.0, relu: false, part: None };
             // Channel ch alternates between ch - 4 and ch + 4: mean ch, variance 16.
             let centre = |i: usize| (i % c % 32) as f32;
             let sign = |i: usize| if (i / c).is_multiple_of(2) { 1.0 } else { -1.0 };

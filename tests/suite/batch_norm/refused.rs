@@ -9,7 +9,7 @@ use crate::compare::{Place, slice};
 const SHAPE: ActivationShape = ActivationShape::new(2, 1, 2, 2, 4);
 
 fn op() -> BatchNorm {
-    BatchNorm { shape: SHAPE, splits: 1, eps: 1e-5, relu: true }
+    BatchNorm { shape: SHAPE, splits: 1, eps: 1e-5, relu: true, part: None }
 }
 
 struct Arguments {
@@ -78,7 +78,7 @@ fn each_argument_is_checked() {
 #[test]
 fn a_split_of_one_value_has_no_variance() {
     let shape = ActivationShape::new(3, 1, 1, 1, 4);
-    let op = BatchNorm { shape, splits: 2, eps: 1e-5, relu: false };
+    let op = BatchNorm { shape, splits: 2, eps: 1e-5, relu: false, part: None };
     let stream = Device::Cpu.stream().unwrap();
     let (x, gamma) = (Place::DENSE.tensor(shape, &[1.0; 12]), slice(&[1f32; 4]));
     let (stats, workspace) = (slice(&vec![0f32; op.stats_len()]), slice(&[0f32; 64]));

@@ -57,7 +57,7 @@ impl Case {
     pub fn op(&self) -> BatchNorm {
         let [n, t, h, w, c] = self.input;
         let shape = ActivationShape::new(n, t, h, w, c);
-        BatchNorm { shape, splits: self.splits, eps: 1e-5, relu: self.relu }
+        BatchNorm { shape, splits: self.splits, eps: 1e-5, relu: self.relu, part: None }
     }
 
     /// The same without gaps.

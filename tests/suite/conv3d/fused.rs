@@ -118,6 +118,7 @@ impl Fused {
             padding: self.padding,
             dilation: [1; 3],
             groups: 1,
+            part: None,
         }
     }
 

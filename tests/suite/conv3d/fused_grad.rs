@@ -102,6 +102,7 @@ impl Fused {
             padding: self.padding,
             dilation: [1; 3],
             groups: 1,
+            part: None,
         }
     }
 
@@ -312,7 +313,7 @@ fn the_table_is_the_gradient_of_batch_norm() {
     };
     let (x, g) = (value("x", shape.num_elements(), 3.0), value("g", shape.num_elements(), 0.1));
     let (gamma, beta) = (value("gamma", 6, 1.0), value("beta", 6, 0.0));
-    let op = batch_norm::BatchNorm { shape, splits: 2, eps: 1e-5, relu: false };
+    let op = batch_norm::BatchNorm { shape, splits: 2, eps: 1e-5, relu: false, part: None };
     let forward = batch_norm::reference::forward(&op, |v| v, &x, &gamma, &beta, None);
     let backward = batch_norm::reference::backward(&op, |v| v, &x, &gamma, &forward, &g);
     let eps = f64::from(op.eps);

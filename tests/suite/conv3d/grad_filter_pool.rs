@@ -38,6 +38,7 @@ fn pooled(name: &'static str, input: [usize; 5], c_out: usize, filter: [usize; 3
         padding: filter.map(|f| f / 2),
         dilation: [1; 3],
         groups: 1,
+        part: None,
     };
     Pooled { name, op, pool: pool_behind(&op, pool[0], pool[1]), splits: n.min(2) }
 }

@@ -125,6 +125,7 @@ fn wgmma_takes_views_of_wider_tensors() {
         padding: [1, 0, 0],
         dilation: ONE,
         groups: 1,
+        part: None,
     };
     let values =
         |name: &str, n: usize| -> Vec<f64> { fill::int(name, n, 7).into_iter().map(|v| v as f64 - 3.0).collect() };

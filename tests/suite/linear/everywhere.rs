@@ -49,8 +49,8 @@ fn run(
             linear::backward(&stream, &x, &w, &dy, &dx, &dw, db.as_ref()).unwrap();
         }
         Some(scratch) => {
-            linear::forward_with(&stream, &x, &w, bias.as_ref(), &y, scratch).unwrap();
-            linear::backward_with(&stream, &x, &w, &dy, &dx, &dw, db.as_ref(), scratch).unwrap();
+            linear::forward_with(&stream, None, &x, &w, bias.as_ref(), &y, scratch).unwrap();
+            linear::backward_with(&stream, None, &x, &w, &dy, &dx, &dw, db.as_ref(), scratch).unwrap();
         }
     }
     let db = db.map_or(vec![], |db| stored::read(&db));
@@ -161,7 +161,8 @@ fn what_does_not_fit_is_refused_everywhere() {
         refused(&tensor(512, DType::F32), &w, &y, "input and weight must be Bf16 or F16, got F32");
         refused(&x, &slice(512 * 4, DType::Bf16), &y, "input and weight must have one type, got F16 and Bf16");
         refused(&x, &w, &tensor(4, DType::Bf16), "output must hold F16 (with kernels also F32), got Bf16");
-        let error = linear::forward_with(&stream, &x, &w, None, &y, &slice(100, DType::F32)).unwrap_err().to_string();
+        let error =
+            linear::forward_with(&stream, None, &x, &w, None, &y, &slice(100, DType::F32)).unwrap_err().to_string();
         assert!(error.contains("workspace must have at least"), "{error}");
         let (dx, dw) = (tensor(512, DType::F16), slice(512 * 4, DType::F32));
         let error = linear::backward(&stream, &x, &w, &y, &dx, &dw, None).unwrap_err().to_string();

@@ -177,7 +177,7 @@ fn normalised(op: &Pool3d, splits: usize, x: &[f32], table: &[f32]) -> Vec<f64> 
 fn batch_norm_and_relu_on_load() {
     for device in executors::with_kernels() {
         for (name, op, splits) in stems() {
-            let norm = BatchNorm { shape: op.input, splits, eps: 0.0, relu: true };
+            let norm = BatchNorm { shape: op.input, splits, eps: 0.0, relu: true, part: None };
             let x = integers(&format!("{name}/x"), op.input.num_elements(), 6);
             let table = exact_table(&format!("{name}/table"), norm.scale_shift_len());
             let relu: Vec<f64> = normalised(&op, splits, &x, &table).into_iter().map(|v| v.max(0.0)).collect();
@@ -190,7 +190,7 @@ fn batch_norm_and_relu_on_load() {
                     let output = tensor(&device, dtype, op.output(), &vec![f32::NAN; y.len()], gap);
                     let indices = new_indices(&device, index, y.len());
                     let table = slice(&device, DType::F32, &table);
-                    let prologue = Prologue { scale_shift: &table, splits };
+                    let prologue = Prologue { scale_shift: &table, splits, part: None };
                     pool3d::forward_normalised(&stream, &op, &prologue, &input, &output, Some(&indices)).unwrap();
                     assert_equal(&format!("{name} {dtype:?} on {mode}"), &read_tensor(&output, gap), &y);
                     assert_eq!(read_indices(&indices), winner, "{name} {dtype:?} on {mode}: indices");
@@ -218,7 +218,7 @@ fn grad_norm(
     stores: bool,
 ) -> Backward {
     let stream = device.stream().unwrap();
-    let norm = BatchNorm { shape: op.input, splits, eps: 1e-5, relu: true };
+    let norm = BatchNorm { shape: op.input, splits, eps: 1e-5, relu: true, part: None };
     let f32s = |values: &[f32]| slice(device, DType::F32, values);
     let y = tensor(device, dtype, op.input, x, [0, 8]);
     let dy = tensor(device, dtype, op.output(), dy, [8, 0]);
@@ -230,7 +230,7 @@ fn grad_norm(
     let [gamma, stats, scale_shift] = [gamma, stats, table].map(f32s);
     let [grad_table, grad_gamma, grad_beta] =
         [norm.grad_table_len(), op.input.c, op.input.c].map(|n| f32s(&vec![0.0; n]));
-    let scratch = crate::batch_norm::rig::workspace(device, pool3d::workspace_bytes(op, splits));
+    let scratch = crate::batch_norm::rig::workspace(device, pool3d::workspace_bytes(op, splits, None));
     let tables = GradTables {
         gamma: &gamma,
         stats: &stats,
@@ -238,7 +238,7 @@ fn grad_norm(
         grad_gamma: &grad_gamma,
         grad_beta: &grad_beta,
     };
-    let before = NormBefore { splits, y: &y, scale_shift: &scale_shift, tables };
+    let before = NormBefore { splits, part: None, y: &y, scale_shift: &scale_shift, tables };
     pool3d::grad_norm(&stream, op, &dy, &indices, &before, stores.then_some(&dx), &scratch).unwrap();
     crate::batch_norm::rig::assert_tickets_are_zero(device, &scratch);
     Backward { tables: [&grad_table, &grad_gamma, &grad_beta].map(read), g: read_tensor(&dx, [0, 0]) }
@@ -249,7 +249,7 @@ fn the_sums_of_the_batch_norm_before() {
     for device in executors::with_kernels() {
         for ((name, op, splits), mean) in stems().into_iter().flat_map(|stem| [(stem, 0.0), (stem, 58.0)]) {
             for (dtype, index) in [(DType::Bf16, DType::U8), (DType::F16, DType::U32), (DType::F32, DType::U8)] {
-                let norm = BatchNorm { shape: op.input, splits, eps: 1e-5, relu: true };
+                let norm = BatchNorm { shape: op.input, splits, eps: 1e-5, relu: true, part: None };
                 let of = |what: &str, n: usize, offset| fill::f32(&format!("{name}/{what}"), n, 1.0, offset);
                 let x = rounded(dtype, of("x", op.input.num_elements(), mean));
                 let dy = rounded(dtype, of("dy", op.output().num_elements(), 0.1));
@@ -306,7 +306,7 @@ fn what_does_not_fit_is_refused() {
         let fused = message(pool3d::forward_normalised(
             &stream,
             &op,
-            &Prologue { scale_shift: &table, splits: splits + 1 },
+            &Prologue { scale_shift: &table, splits: splits + 1, part: None },
             &x,
             &y,
             None,

@@ -145,7 +145,7 @@ impl FusedPlanner<'_> {
 
     /// A tensor for the gradient of a convolution's output, where it is better stored than formed by both of its readers.
     fn stored_grad(&mut self, op: &Conv3d, input: &Load, grad: &LoadGrad) -> Option<TensorId> {
-        let (splits, (_, y)) = (self.base.plan.shape.splits, grad.norm?);
+        let (splits, (_, y)) = (self.base.plan.splits(), grad.norm?);
         if !conv3d::prefers_stored_grad(self.stream, op, splits, input.scale_shift.is_some()) {
             return None;
         }
@@ -243,7 +243,7 @@ impl FusedPlanner<'_> {
         for norm in self.norms_before(value) {
             let Some(tensors) = self.norms[norm] else { return self.unsupported(value, "derive") };
             let info = &self.base.model.norms[norm];
-            let (name, len) = (format!("grad {}", info.name), self.base.plan.shape.splits * 3 * info.c);
+            let (name, len) = (format!("grad {}", info.name), self.base.plan.splits() * 3 * info.c);
             let grad_table = self.table(name, len);
             if let Some(tensors) = &mut self.norms[norm] {
                 tensors.grad_table = Some(grad_table);

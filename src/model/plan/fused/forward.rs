@@ -121,8 +121,9 @@ impl FusedPlanner<'_> {
     fn statistics(&mut self, norm_layer: usize, y: TensorId) -> Result<NormStatistics> {
         let layer = &self.base.model.layers[norm_layer];
         let LayerOp::BatchNorm { norm, .. } = layer.op else { return self.unsupported(layer.output, "normalise") };
-        let (shape, splits) = (self.base.shapes[layer.output], self.base.plan.shape.splits);
-        let op = BatchNorm { shape, splits, eps: self.base.model.config.bn_eps, relu: false };
+        let (shape, splits) = (self.base.shapes[layer.output], self.base.plan.splits());
+        let op =
+            BatchNorm { shape, splits, eps: self.base.model.config.bn_eps, relu: false, part: self.base.plan.part };
         self.base.check_variance(layer, &op)?;
         let stats = self.table(format!("{} statistics", layer.name), splits * 3 * shape.c);
         let scale_shift = self.table(format!("{} scale and shift", layer.name), splits * 2 * shape.c);

@@ -6,7 +6,7 @@ use crate::model::plan::{Access, OpKind, TensorId};
 use crate::ops::batch_norm::{self, BatchNorm};
 use crate::ops::conv3d::{self, Conv3d, Direction};
 use crate::ops::pool3d::{self, Pool3d};
-use crate::shape::ActivationShape;
+use crate::shape::{ActivationShape, Part};
 
 /// A table `scale_shift` of a batch norm.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -253,14 +253,14 @@ impl FusedOp {
         }
     }
 
-    pub(in crate::model::plan) fn workspace_bytes(&self, stream: &Stream, splits: usize) -> usize {
+    pub(in crate::model::plan) fn workspace_bytes(&self, stream: &Stream, splits: usize, part: Option<Part>) -> usize {
         match self {
             FusedOp::GradSums { shape, .. } => {
-                let op = BatchNorm { shape: *shape, splits, eps: 0.0, relu: false };
+                let op = BatchNorm { shape: *shape, splits, eps: 0.0, relu: false, part };
                 batch_norm::workspace_bytes(stream, &op)
             }
             FusedOp::Statistics { statistics, .. } => batch_norm::workspace_bytes(stream, &statistics.op),
-            FusedOp::PoolGradNorm { op, .. } => pool3d::workspace_bytes(op, splits),
+            FusedOp::PoolGradNorm { op, .. } => pool3d::workspace_bytes(op, splits, part),
             _ => self
                 .convolution()
                 .map_or(0, |(op, direction)| conv3d::workspace_bytes_fused(stream, op, direction, splits)),

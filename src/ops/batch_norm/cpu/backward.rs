@@ -12,7 +12,7 @@ fn masked(g: f32, y: f32) -> f32 {
 }
 
 /// Sums of each split, `[splits][2][c]`: of the masked gradient, and of its product with the normalised input. Also writes
-/// the gradients of gamma and beta.
+/// the gradients of gamma and beta, or adds to them, as [`BatchNorm::part`] says.
 #[allow(clippy::too_many_arguments)]
 pub(in super::super) fn gradient_sums(
     op: &BatchNorm,
@@ -51,9 +51,13 @@ pub(in super::super) fn gradient_sums(
         let inv_std = &stats[(split * 3 + 1) * c..][..c];
         sums[c..].iter_mut().zip(inv_std).for_each(|(sum, i)| *sum *= f64::from(*i));
     }
-    let total = |i: usize| sums.chunks(2 * c).map(|s| s[i]).sum::<f64>() as f32;
-    grad_beta.iter_mut().enumerate().for_each(|(ch, to)| *to = total(ch));
-    grad_gamma.iter_mut().enumerate().for_each(|(ch, to)| *to = total(c + ch));
+    // Rounded after each split, so that splits may come in several calls.
+    let goes_on = op.part.is_some_and(|part| part.accumulates());
+    let total = |i: usize, before: f32| {
+        sums.chunks(2 * c).fold(if goes_on { before } else { 0.0 }, |sum, s| (f64::from(sum) + s[i]) as f32)
+    };
+    grad_beta.iter_mut().enumerate().for_each(|(ch, to)| *to = total(ch, *to));
+    grad_gamma.iter_mut().enumerate().for_each(|(ch, to)| *to = total(c + ch, *to));
     sums
 }
 

@@ -7,7 +7,7 @@ use crate::shape::ActivationShape;
 fn request(stride: usize) -> Request {
     let input = ActivationShape::new(2, 2, 6, 5, 64);
     let (filter, stride, padding) = ([1, 3, 3], [1, stride, stride], [0, 1, 1]);
-    let op = Conv3d { input, c_out: 128, filter, stride, padding, dilation: [1; 3], groups: 1 };
+    let op = Conv3d { input, c_out: 128, filter, stride, padding, dilation: [1; 3], groups: 1, part: None };
     Request {
         op,
         output: op.output(),

@@ -25,36 +25,53 @@ const CHUNK_POSITIONS: usize = 256;
 /// Floats of the gradient that one task adds up.
 const SUM_LEN: usize = 1 << 12;
 
-/// How the work is cut.
+/// How the work is cut: as that of the whole batch, whose clips these may be a part of.
 struct Cut {
-    /// Ranges of output lines `(n, to, ho)`, each with partial sums of its own.
-    splits: usize,
-    /// Tasks that share the taps and input channels of a split.
+    /// Ranges of output lines `(n, to, ho)`, each with partial sums of its own: equal parts of each batch-norm split. One range
+    /// of all lines goes on from the sums over the splits before.
+    ranges: Vec<Range<usize>>,
+    /// Whether sums go straight to the gradient.
+    is_continuous: bool,
+    /// Tasks that share the taps and input channels of a range.
     column_tasks: usize,
+}
+
+/// Part `i` of `n` nearly equal ones.
+fn nth_part(range: &Range<usize>, i: usize, n: usize) -> Range<usize> {
+    range.start + range.len() * i / n..range.start + range.len() * (i + 1) / n
 }
 
 impl Cut {
     fn new(isa: Isa, op: &Conv3d) -> Cut {
-        let o = op.output();
+        let (o, batch, whole) = (op.output(), op.batch(1), op.of_batch(1));
         let (taps, columns) = tap_columns(op);
-        let tasks = (op.macs() / TASK_MACS).clamp(1, MAX_TASKS) as usize;
+        let tasks = (whole.macs() / TASK_MACS).clamp(1, MAX_TASKS) as usize;
         let blocks = OuterSum::num_column_blocks(isa, taps, columns);
         let column_tasks = (blocks / TASK_BLOCKS).clamp(1, tasks);
-        let splits = tasks.div_ceil(column_tasks).min((MAX_PARTIAL_LEN / op.filter_len()).max(1));
-        let splits = if op.groups > 1 { 1 } else { splits.min(o.n * o.t * o.h) };
-        Cut { splits, column_tasks }
+        let num_splits = batch.splits_of(batch.batch_clips);
+        let lines_of = |clips: usize| clips * o.t * o.h;
+        let wanted = if op.groups > 1 { 1 } else { tasks.div_ceil(column_tasks).min(lines_of(batch.batch_clips)) };
+        let most = (MAX_PARTIAL_LEN / op.filter_len()).max(1);
+        if wanted.min(most) == 1 || num_splits > most {
+            return Cut { ranges: std::iter::once(0..lines_of(o.n)).collect(), is_continuous: true, column_tasks };
+        }
+        let per_split = wanted.div_ceil(num_splits).min(most / num_splits).min(lines_of(batch.clips_per_split()));
+        let of_split = |split: usize| {
+            let first = split * batch.clips_per_split();
+            lines_of(first)..lines_of((first + batch.clips_per_split()).min(o.n))
+        };
+        let splits = (0..batch.splits_of(o.n)).map(of_split);
+        let ranges = splits.flat_map(|lines| (0..per_split).map(move |i| nth_part(&lines, i, per_split))).collect();
+        Cut { ranges, is_continuous: false, column_tasks }
     }
 
-    /// The lines of each split, in chunks of about [`CHUNK_POSITIONS`].
-    fn chunks(&self, lines: usize, line: usize) -> Vec<Vec<Range<usize>>> {
-        let part = |range: Range<usize>, i: usize, n: usize| {
-            range.start + range.len() * i / n..range.start + range.len() * (i + 1) / n
+    /// The lines of each range, in chunks of about [`CHUNK_POSITIONS`].
+    fn chunks(&self, line: usize) -> Vec<Vec<Range<usize>>> {
+        let chunks = |range: &Range<usize>| {
+            let n = (range.len() * line).div_ceil(CHUNK_POSITIONS).min(range.len()).max(1);
+            (0..n).map(|i| nth_part(range, i, n)).collect()
         };
-        let chunks = |split: Range<usize>| {
-            let n = (split.len() * line).div_ceil(CHUNK_POSITIONS).min(split.len());
-            (0..n).map(|i| part(split.clone(), i, n)).collect()
-        };
-        (0..self.splits).map(|i| chunks(part(0..lines, i, self.splits))).collect()
+        self.ranges.iter().map(chunks).collect()
     }
 }
 
@@ -70,29 +87,41 @@ fn padded(op: &Conv3d) -> Option<PaddedRows> {
 }
 
 pub(super) fn workspace_len(isa: Isa, op: &Conv3d) -> usize {
-    let splits = Cut::new(isa, op).splits;
-    let partial_len = if splits == 1 { 0 } else { splits * op.filter_len() };
+    let cut = Cut::new(isa, op);
+    let partial_len = if cut.is_continuous { 0 } else { cut.ranges.len() * op.filter_len() };
     partial_len + padded(op).map_or(0, |p| p.len())
 }
 
-/// `dw = sum over positions of dy' x`.
+/// `dw = sum over positions of dy' x`, or is added to, as [`Conv3d::part`] says.
 pub(in crate::ops) fn grad_filter(isa: Isa, op: &Conv3d, x: ActRef, dy: ActRef, dw: &mut [f32], scratch: &mut [f32]) {
-    let cut = Cut::new(isa, op);
-    if cut.splits == 1 {
-        return partial_sums(isa, op, &cut, x, dy, dw, scratch);
+    let (cut, goes_on) = (Cut::new(isa, op), op.part.is_some_and(|part| part.accumulates()));
+    if cut.is_continuous {
+        return partial_sums(isa, op, &cut, x, dy, dw, goes_on, scratch);
     }
-    let (partial, rest) = scratch.split_at_mut(cut.splits * op.filter_len());
-    partial_sums(isa, op, &cut, x, dy, partial, rest);
+    let (partial, rest) = scratch.split_at_mut(cut.ranges.len() * op.filter_len());
+    partial_sums(isa, op, &cut, x, dy, partial, false, rest);
     dw.par_chunks_mut(SUM_LEN).enumerate().for_each(|(i, dw)| {
-        let part = |split: usize| &partial[split * op.filter_len() + i * SUM_LEN..][..dw.len()];
-        let parts: Vec<_> = (0..cut.splits).map(part).collect();
-        dw.fill(0.0);
+        let part = |range: usize| &partial[range * op.filter_len() + i * SUM_LEN..][..dw.len()];
+        let parts: Vec<_> = (0..cut.ranges.len()).map(part).collect();
+        if !goes_on {
+            dw.fill(0.0);
+        }
         parts.iter().for_each(|part| dw.iter_mut().zip(*part).for_each(|(dw, p)| *dw += p));
     });
 }
 
-/// `[split][filter]`: the filter gradient of each range of output rows.
-fn partial_sums(isa: Isa, op: &Conv3d, cut: &Cut, x: ActRef, dy: ActRef, partial: &mut [f32], scratch: &mut [f32]) {
+/// `[range][filter]`: the filter gradient of each range of output rows.
+#[allow(clippy::too_many_arguments)]
+fn partial_sums(
+    isa: Isa,
+    op: &Conv3d,
+    cut: &Cut,
+    x: ActRef,
+    dy: ActRef,
+    partial: &mut [f32],
+    goes_on: bool,
+    scratch: &mut [f32],
+) {
     let padded = padded(op);
     let x = match &padded {
         Some(padded) => padded.fill(x, scratch),
@@ -112,11 +141,12 @@ fn partial_sums(isa: Isa, op: &Conv3d, cut: &Cut, x: ActRef, dy: ActRef, partial
             columns,
             taps,
             line: dy.shape.w,
-            chunks: cut.chunks(dy.shape.n * dy.shape.t * dy.shape.h, dy.shape.w),
+            chunks: cut.chunks(dy.shape.w),
+            goes_on,
             column_tasks: cut.column_tasks,
             runs: &|lines, tap, runs| geometry.runs(lines, tap, runs),
         };
-        // Groups are contiguous in the filter; with several there is one split.
+        // Groups are contiguous in the filter; with several there is one range.
         let group_len = partial.len() / op.groups;
         sum.run(&mut partial[group * group_len..][..group_len]);
     }

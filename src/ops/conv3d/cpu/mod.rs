@@ -79,8 +79,8 @@ pub(in crate::ops) fn forward(
 /// Positions whose bias gradients are summed by one task: the same for any number of threads.
 const BIAS_POSITIONS: usize = 4096;
 
-/// Sum over all positions.
-pub(super) fn grad_bias(dy: ActRef, db: &mut [f32]) {
+/// Sum over all positions, or added to, as [`Conv3d::part`] says.
+pub(super) fn grad_bias(op: &Conv3d, dy: ActRef, db: &mut [f32]) {
     let partial = |positions: &[f32]| {
         let mut sums = vec![0f32; dy.shape.c];
         for position in positions.chunks(dy.pitch_c) {
@@ -88,8 +88,13 @@ pub(super) fn grad_bias(dy: ActRef, db: &mut [f32]) {
         }
         sums
     };
-    let partials: Vec<_> = dy.data.par_chunks(BIAS_POSITIONS * dy.pitch_c).map(partial).collect();
-    db.fill(0.0);
+    let of_clip = dy.shape.t * dy.shape.h * dy.shape.w * dy.pitch_c;
+    let splits = dy.data.chunks(op.batch(1).clips_per_split() * of_clip);
+    let blocks: Vec<&[f32]> = splits.flat_map(|split| split.chunks(BIAS_POSITIONS * dy.pitch_c)).collect();
+    let partials: Vec<_> = blocks.into_par_iter().map(partial).collect();
+    if !op.part.is_some_and(|part| part.accumulates()) {
+        db.fill(0.0);
+    }
     for partial in partials {
         db.iter_mut().zip(partial).for_each(|(b, v)| *b += v);
     }

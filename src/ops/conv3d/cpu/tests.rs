@@ -66,6 +66,7 @@ fn every_instruction_set_is_exact_on_integers() {
             padding: case.padding,
             dilation: case.dilation,
             groups: case.groups.unwrap_or(1),
+            part: None,
         };
         let [x, w, dy] = [(op.input.num_elements(), 1), (op.filter_len(), 2), (op.output().num_elements(), 3)]
             .map(|(n, seed)| integers(n, seed));

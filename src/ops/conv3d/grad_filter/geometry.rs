@@ -87,7 +87,7 @@ impl Geometry {
     /// `taps_on_grad` needs [`Geometry::may_shift_grad`], `pixel_pairs` [`Geometry::has_pixel_pairs`].
     pub fn new(op: &Conv3d, splits: usize, pixel_pairs: bool, taps_on_grad: bool) -> Geometry {
         let [mut t, mut h, mut w] = [0, 1, 2].map(|axis| Axis::of(op, axis));
-        let clips = op.input.n.div_ceil(splits);
+        let clips = op.batch(splits).clips_per_split();
         let one = Axis::new(1, 1, 1, 1, 0, 1);
         let joins_clips = t.is_plain();
         if joins_clips && h.is_plain() && w.is_plain() {
@@ -129,6 +129,13 @@ impl Geometry {
             grad_first,
             pixel_pairs,
         }
+    }
+
+    /// Tiles of these sizes: of a split that is not the last, and of all.
+    pub fn num_tiles(&self, tile: [usize; 3]) -> (usize, usize) {
+        let [of_t, of_h, of_w] = [0, 1, 2].map(|i| self.axes[i].output.div_ceil(tile[i]));
+        let last = self.last_output_t.div_ceil(tile[0]);
+        (self.outer_per_split * of_t * of_h * of_w, ((self.num_outer - 1) * of_t + last) * of_h * of_w)
     }
 
     pub fn num_taps(&self) -> usize {
@@ -180,7 +187,7 @@ mod tests {
     fn op(input: [usize; 5], filter: [usize; 3], stride: [usize; 3], padding: [usize; 3]) -> Conv3d {
         let [n, t, h, w, c] = input;
         let input = ActivationShape::new(n, t, h, w, c);
-        Conv3d { input, c_out: 8, filter, stride, padding, dilation: [1; 3], groups: 1 }
+        Conv3d { input, c_out: 8, filter, stride, padding, dilation: [1; 3], groups: 1, part: None }
     }
 
     #[test]

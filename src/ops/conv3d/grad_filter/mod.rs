@@ -99,8 +99,8 @@ pub(super) fn prefers_stored_grad(device: &Device, op: &Conv3d, splits: usize, h
 }
 
 /// Other ops' tickets stay as they are: this one needs none.
-pub(super) fn workspace_bytes(device: &Device, op: &Conv3d) -> usize {
-    TICKET_BYTES + plan::workspace_bytes(op, limits(device))
+pub(super) fn workspace_bytes(device: &Device, op: &Conv3d, splits: usize) -> usize {
+    TICKET_BYTES + plan::workspace_bytes(op, splits.max(1), limits(device))
 }
 
 /// Whether there is a kernel for a convolution and the pool behind it: a max over at most 256 rows and columns, 8 channels at a time.
@@ -170,7 +170,7 @@ pub(super) fn run(
     }
     params.grad_filter = grad_filter.address();
     params.grad_bias = grad_bias.map_or(0, Slice::address);
-    if plan.num_parts > 1 {
+    if plan.cut.has_partials {
         params.partials = workspace.address() + TICKET_BYTES as u64;
     }
     let reads: Vec<&Slice> = input.memory.iter().chain(&grad.memory).copied().collect();
@@ -178,7 +178,7 @@ pub(super) fn run(
     let writes: Vec<&Slice> = results.iter().copied().chain([workspace]).collect();
     let block = [32 * plan.blocking.num_warps() as u32, 1, 1];
     let config = LaunchConfig {
-        grid: [plan.num_blocks as u32, plan.num_parts as u32, 1],
+        grid: [plan.num_blocks as u32, plan.cut.num_parts as u32, 1],
         block,
         shared_bytes: plan.tiling.shared_bytes as u32,
     };
@@ -187,7 +187,7 @@ pub(super) fn run(
         None => plan.blocking.variant.kernel(from.input.dtype()),
     };
     launch::run(stream, OP, kernel, config, &reads, &writes, &params)?;
-    if plan.num_parts == 1 {
+    if !plan.cut.has_partials {
         return Ok(());
     }
     let grid = [plan.num_blocks as u32, plan.sum_blocks() as u32, 1];
@@ -195,9 +195,9 @@ pub(super) fn run(
     launch::run(stream, OP, "conv3d_grad_filter_sum_f32", config, &[workspace], &results, &params)
 }
 
-fn splits_of(op: &Conv3d, from: &GradFilterSources<'_>) -> usize {
-    let splits = from.prologue.map(|p| p.splits).or(from.grad_table.map(|t| t.splits)).unwrap_or(1);
-    splits.min(op.input.n)
+pub(super) fn splits_of(op: &Conv3d, from: &GradFilterSources<'_>) -> usize {
+    let said = from.prologue.map(|p| p.splits).or(from.grad_table.map(|t| t.splits));
+    op.part.map_or(said.unwrap_or(1), |part| part.splits_of(op.input.n)).min(op.input.n)
 }
 
 /// What the kernels' 32-bit fields hold.
@@ -370,8 +370,11 @@ fn params(op: &Conv3d, plan: &Plan, input: &Operand<'_>, grad: &Operand<'_>) -> 
         c_in: (op.input.c / op.groups) as i32,
         c_out: (op.c_out / op.groups) as i32,
         num_tiles: t.num_tiles as i32,
-        tiles_per_part: plan.tiles_per_part as i32,
-        num_parts: plan.num_parts as i32,
+        tiles_per_part: plan.cut.tiles_per_part as i32,
+        num_parts: plan.cut.num_parts as i32,
+        tiles_per_split: plan.cut.tiles_per_split as i32,
+        parts_per_split: plan.cut.parts_per_split as i32,
+        accumulates: op.part.is_some_and(|part| part.accumulates()).into(),
         taps_per_block: b.taps as i32,
         num_tap_blocks: b.num_tap_blocks as i32,
         slab_chunks: b.slab_chunks as i32,
@@ -396,7 +399,8 @@ fn params(op: &Conv3d, plan: &Plan, input: &Operand<'_>, grad: &Operand<'_>) -> 
         second_grad_offset: t.second_grad_offset as i32,
         stage_bytes: t.stage_bytes as i32,
         num_blocks: plan.num_blocks as i32,
-        warps_per_sum: plan.warps_per_sum as i32,
+        warps_per_sum: plan.warps_per_sum() as i32,
+        warps_per_split: plan.cut.warps_per_split() as i32,
         pool: bytemuck::Zeroable::zeroed(),
     }
 }
@@ -407,7 +411,7 @@ pub(super) fn check_sources(op: &Conv3d, from: &GradFilterSources<'_>) -> Result
     if !matches!(dtype, DType::Bf16 | DType::F16) {
         return Err(Error::shape(OP, format!("input must be Bf16 or F16 on this device, got {dtype:?}")));
     }
-    let checker = super::fused::Checker { op: OP, dtype };
+    let checker = super::fused::Checker { op: OP, dtype, part: op.part };
     checker.tensor("input", from.input, op.input)?;
     match &from.pool {
         None => checker.tensor("grad_output", from.grad_output, op.output())?,
@@ -421,7 +425,11 @@ pub(super) fn check_sources(op: &Conv3d, from: &GradFilterSources<'_>) -> Result
                 format!("prologue and grad_table must have the same splits, got {} and {}", p.splits, t.splits);
             Err(Error::shape(OP, message))
         }
-        _ => check::sizes(op),
+        (p, t) => {
+            check::sizes(op)?;
+            let said = p.map(|p| p.splits).or(t.map(|t| t.splits));
+            said.map_or(Ok(()), |said| super::launch::check_filled(OP, op, said))
+        }
     }
 }
 

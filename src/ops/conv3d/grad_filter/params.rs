@@ -88,6 +88,9 @@ pub(super) struct Params {
     pub num_tiles: i32,
     pub tiles_per_part: i32,
     pub num_parts: i32,
+    pub tiles_per_split: i32,
+    pub parts_per_split: i32,
+    pub accumulates: i32,
     pub taps_per_block: i32,
     pub num_tap_blocks: i32,
     pub slab_chunks: i32,
@@ -113,9 +116,10 @@ pub(super) struct Params {
     pub stage_bytes: i32,
     pub num_blocks: i32,
     pub warps_per_sum: i32,
+    pub warps_per_split: i32,
     pub pool: PoolParams,
 }
 
 const _: () = assert!(size_of::<AxisParams>() == 44);
-const _: () = assert!(size_of::<PoolParams>() == 72 && size_of::<Params>() == 544 && offset_of!(Params, axes) == 152);
-const _: () = assert!(offset_of!(Params, last_input_t) == 284 && offset_of!(Params, stage_bytes) == 460);
+const _: () = assert!(size_of::<PoolParams>() == 72 && size_of::<Params>() == 560 && offset_of!(Params, axes) == 152);
+const _: () = assert!(offset_of!(Params, last_input_t) == 284 && offset_of!(Params, stage_bytes) == 472);

@@ -220,6 +220,57 @@ impl Blocking {
     }
 }
 
+/// How the tiles of a batch are cut into parts: see `docs/decisions/split_order.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// Tiles of a split that is not the last; of all splits where there is one part.
+    pub tiles_per_split: usize,
+    pub tiles_per_part: usize,
+    /// Of such a split.
+    pub parts_per_split: usize,
+    /// Of the clips at hand.
+    pub num_parts: usize,
+    /// Whether blocks leave the sums of their part to another launch. Else there is one part, whose sums go on from those of the
+    /// splits before.
+    pub has_partials: bool,
+}
+
+impl Cut {
+    /// One part.
+    fn continuous(num_tiles: usize) -> Cut {
+        let (tiles_per_split, tiles_per_part) = (num_tiles, num_tiles);
+        Cut { tiles_per_split, tiles_per_part, parts_per_split: 1, num_parts: 1, has_partials: false }
+    }
+
+    /// Equal parts of each split.
+    fn of_splits(tiles_per_split: usize, num_tiles: usize, parts_per_split: usize) -> Cut {
+        let tiles_per_part = tiles_per_split.div_ceil(parts_per_split);
+        let cut = Cut {
+            tiles_per_split,
+            tiles_per_part,
+            parts_per_split: tiles_per_split.div_ceil(tiles_per_part),
+            num_parts: 0,
+            has_partials: true,
+        };
+        cut.of_tiles(num_tiles)
+    }
+
+    /// Warps that share the parts of a split where they are added up.
+    pub fn warps_per_split(&self) -> usize {
+        self.parts_per_split.div_ceil(16).next_power_of_two().min(SUM_WARPS)
+    }
+
+    /// The same cut of other clips of the batch.
+    fn of_tiles(self, num_tiles: usize) -> Cut {
+        if !self.has_partials {
+            return Cut::continuous(num_tiles);
+        }
+        let full = (num_tiles - 1) / self.tiles_per_split;
+        let last = (num_tiles - full * self.tiles_per_split).div_ceil(self.tiles_per_part);
+        Cut { num_parts: full * self.parts_per_split + last, ..self }
+    }
+}
+
 /// How a filter gradient is computed.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Plan {
@@ -228,18 +279,21 @@ pub(super) struct Plan {
     pub tiling: Tiling,
     /// Blocks in x of the grid.
     pub num_blocks: usize,
-    pub tiles_per_part: usize,
-    pub num_parts: usize,
-    /// Warps that share the parts of a fragment in the launch that adds them up.
-    pub warps_per_sum: usize,
+    pub cut: Cut,
     /// Predicted microseconds at 1.7 GHz, memory warm.
     pub predicted_us: f64,
 }
 
 impl Plan {
+    /// Warps that share the parts of a fragment in the launch that adds them up.
+    pub fn warps_per_sum(&self) -> usize {
+        let splits = self.cut.num_parts.div_ceil(self.cut.parts_per_split);
+        (self.cut.warps_per_split() * splits.next_power_of_two()).min(SUM_WARPS)
+    }
+
     /// Blocks in y of the launch that adds up the parts.
     pub fn sum_blocks(&self) -> usize {
-        (self.blocking.fragments() * self.warps_per_sum).div_ceil(SUM_WARPS)
+        (self.blocking.fragments() * self.warps_per_sum()).div_ceil(SUM_WARPS)
     }
 }
 
@@ -253,7 +307,7 @@ impl std::fmt::Display for Plan {
         write!(
             f,
             "tile {:?}, {} blocks x {} parts of {} tiles, ",
-            t.tile, self.num_blocks, self.num_parts, self.tiles_per_part
+            t.tile, self.num_blocks, self.cut.num_parts, self.cut.tiles_per_part
         )?;
         write!(f, "{} KiB shared, {:.1} us", t.shared_bytes.div_ceil(1024), self.predicted_us)
     }
@@ -273,32 +327,39 @@ pub(super) fn plan(op: &Conv3d, sources: Sources, limits: Limits) -> Option<Plan
 }
 
 fn plan_for(op: &Conv3d, side: TapsOfTime, sources: Sources, limits: Limits) -> Option<Plan> {
-    let geometry = side.geometry(op, sources.splits, sources.pixel_pairs);
+    // Bits depend on all choices: they are those of the whole batch.
+    let batch = op.of_batch(sources.splits);
+    let geometry = side.geometry(&batch, sources.splits, sources.pixel_pairs);
     let blocking = choose_blocking(op, side, sources, limits)?;
     let tiling = choose_tiling(&geometry, &blocking, &sources, &limits)?;
     let num_blocks = blocking.num_blocks() * op.groups;
-    let mut best: Option<Plan> = None;
+    let (tiles_per_split, num_tiles) = geometry.num_tiles(tiling.tile);
+    let num_splits = batch.batch(1).splits_of(batch.input.n);
     let num_sms = limits.num_sms;
-    let most = most_parts(&blocking, num_blocks, num_sms).min(tiling.num_tiles);
-    for parts in 1..=most {
-        let tiles_per_part = tiling.num_tiles.div_ceil(parts);
-        let num_parts = tiling.num_tiles.div_ceil(tiles_per_part);
+    let room = Room::of(&blocking, num_blocks, num_splits, num_sms);
+    let continuous = room.is_continuous.then(|| Cut::continuous(num_tiles));
+    // One split in one part is the same either way.
+    let parts = (1..=room.parts_per_split.min(tiles_per_split)).filter(|&p| num_splits * p > 1);
+    let cuts = continuous.into_iter().chain(parts.map(|p| Cut::of_splits(tiles_per_split, num_tiles, p)));
+    let local = side.geometry(op, sources.splits, sources.pixel_pairs);
+    let mut best: Option<Plan> = None;
+    for cut in cuts {
+        let num_parts = cut.num_parts;
         let sum_clocks = sum_clocks(&blocking, &sources, num_blocks * num_parts, num_parts, num_sms);
         let waves = (num_blocks * num_parts).div_ceil(num_sms);
         // A block alone on its SM hides nothing.
         let exposed = if num_blocks * num_parts <= num_sms && blocking.blocks_per_sm() > 1 { 1.4 } else { 1.0 };
         let fill = 2000.0;
-        let clocks = exposed * (waves * tiles_per_part * tiling.clocks) as f64 + sum_clocks + fill;
+        let clocks = exposed * (waves * cut.tiles_per_part * tiling.clocks) as f64 + sum_clocks + fill;
         let predicted_us = clocks / 1700.0;
         if best.as_ref().is_none_or(|b| predicted_us < b.predicted_us) {
+            let num_tiles = local.num_tiles(tiling.tile).1;
             best = Some(Plan {
-                geometry,
+                geometry: local,
                 blocking,
-                tiling,
+                tiling: Tiling { num_tiles, ..tiling },
                 num_blocks,
-                tiles_per_part,
-                num_parts,
-                warps_per_sum: num_parts.div_ceil(16).next_power_of_two().min(SUM_WARPS),
+                cut: cut.of_tiles(num_tiles),
                 predicted_us,
             });
         }
@@ -323,15 +384,17 @@ pub(super) fn gain_of_stored_grad_us(op: &Conv3d, fused: Sources, limits: Limits
     Some(saved_us - clocks / 1700.0)
 }
 
-/// Bytes of workspace that any plan of this convolution needs within these limits.
-pub(super) fn workspace_bytes(op: &Conv3d, limits: Limits) -> usize {
+/// Bytes of workspace that any plan of this convolution with so many splits needs within these limits.
+pub(super) fn workspace_bytes(op: &Conv3d, splits: usize, limits: Limits) -> usize {
+    let batch = op.batch(splits);
+    let (splits_of_batch, splits_at_hand) = (batch.splits_of(batch.batch_clips), batch.splits_of(op.input.n));
     let pairs = [false, true].into_iter().filter(|&pairs| !pairs || Geometry::has_pixel_pairs(op));
     let behind = [(false, None), (true, None), (false, Some(Windows::NOMINAL))];
     let behind = behind.into_iter().filter(|(_, pool)| pool.is_none() || Geometry::keeps_rows(op));
     let cases = pairs.flat_map(|pairs| behind.clone().map(move |(has_bias, pool)| (pairs, has_bias, pool)));
     let bytes = cases.flat_map(|(pixel_pairs, has_bias, pool)| {
         let sources = Sources {
-            splits: 1,
+            splits,
             num_input: 1,
             num_grad: 1,
             has_input_prologue: false,
@@ -343,17 +406,40 @@ pub(super) fn workspace_bytes(op: &Conv3d, limits: Limits) -> usize {
         TapsOfTime::allowed(op, &sources).into_iter().filter_map(move |side| {
             let blocking = choose_blocking(op, side, sources, limits)?;
             let num_blocks = blocking.num_blocks() * op.groups;
-            let parts = most_parts(&blocking, num_blocks, limits.num_sms);
-            Some(if parts == 1 { 0 } else { parts * num_blocks * blocking.sum_bytes() })
+            let room = Room::of(&blocking, num_blocks, splits_of_batch, limits.num_sms);
+            let parts =
+                if splits_of_batch * room.parts_per_split == 1 { 0 } else { splits_at_hand * room.parts_per_split };
+            Some(parts * num_blocks * blocking.sum_bytes())
         })
     });
     bytes.max().unwrap_or(0)
 }
 
-/// As many parts as there are places for blocks; does not depend on tiles, so that a workspace fits all sources.
-fn most_parts(blocking: &Blocking, num_blocks: usize, num_sms: usize) -> usize {
-    let places = num_sms * blocking.blocks_per_sm();
-    (places / num_blocks).clamp(1, MAX_PARTS)
+/// Parts of a batch that make more blocks than this times the places for blocks cost too much memory.
+const MOST_WAVES: usize = 4;
+
+/// How a batch may be cut into parts; does not depend on tiles, so that a workspace fits all sources.
+struct Room {
+    /// Whether it may be one part. Warps that share a tile's rows have sums of their own, which end with a split.
+    is_continuous: bool,
+    /// As many as there are places for blocks, or one; 0: it must be one part.
+    parts_per_split: usize,
+}
+
+impl Room {
+    fn of(blocking: &Blocking, num_blocks: usize, splits: usize, num_sms: usize) -> Room {
+        let places = num_sms * blocking.blocks_per_sm();
+        let most = (places / num_blocks).clamp(1, MAX_PARTS);
+        let is_continuous = splits == 1 || blocking.warps[2] == 1;
+        let is_affordable = splits <= (MOST_WAVES * most).min(MAX_PARTS) || !is_continuous;
+        Room { is_continuous, parts_per_split: if is_affordable { (most / splits).max(1) } else { 0 } }
+    }
+
+    /// Whether it is cut where memory and time speak against it.
+    fn is_forced(blocking: &Blocking, num_blocks: usize, splits: usize, num_sms: usize) -> bool {
+        let places = num_sms * blocking.blocks_per_sm();
+        splits > 1 && blocking.warps[2] > 1 && splits > MOST_WAVES * (places / num_blocks).max(1)
+    }
 }
 
 /// Clocks that a second launch takes which adds up the parts, and writing them before.
@@ -365,16 +451,20 @@ fn sum_clocks(blocking: &Blocking, sources: &Sources, num_blocks: usize, num_par
 // -- blocks ---------------------------------------------------------------------------------------------------------------
 
 fn choose_blocking(op: &Conv3d, side: TapsOfTime, sources: Sources, limits: Limits) -> Option<Blocking> {
+    let batch = op.of_batch(sources.splits);
+    let (splits, whole) = (batch.batch(1).splits_of(batch.input.n), Conv3d { part: None, ..batch });
     let sources = sources.nominal();
-    let geometry = side.geometry(op, 1, sources.pixel_pairs);
-    let mut best: Option<(usize, Blocking)> = None;
+    let geometry = side.geometry(&whole, 1, sources.pixel_pairs);
+    let mut best: Option<((bool, usize), Blocking)> = None;
     for blocking in blockings(op, &geometry, &sources, &limits) {
         let Some(tiling) = choose_tiling(&geometry, &blocking, &sources, &limits) else { continue };
         // The parts fill the places for blocks.
         let sums = 2 * blocking.blocks_per_sm() * limits.num_sms * blocking.used_bytes(sources.has_bias) / 20;
         let clocks = tiling.num_tiles * blocking.num_blocks() * tiling.clocks + sums;
-        if best.is_none_or(|(least, _)| clocks < least) {
-            best = Some((clocks, blocking));
+        let is_forced = Room::is_forced(&blocking, blocking.num_blocks() * op.groups, splits, limits.num_sms);
+        let rank = (is_forced, clocks);
+        if best.is_none_or(|(least, _)| rank < least) {
+            best = Some((rank, blocking));
         }
     }
     best.map(|(_, blocking)| blocking)

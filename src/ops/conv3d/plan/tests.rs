@@ -3,7 +3,7 @@ use super::*;
 fn conv(input: [usize; 5], c_out: usize, filter: [usize; 3], stride: [usize; 3]) -> Conv3d {
     let [n, t, h, w, c] = input;
     let input = ActivationShape::new(n, t, h, w, c);
-    Conv3d { input, c_out, filter, stride, padding: filter.map(|f| f / 2), dilation: [1; 3], groups: 1 }
+    Conv3d { input, c_out, filter, stride, padding: filter.map(|f| f / 2), dilation: [1; 3], groups: 1, part: None }
 }
 
 fn request(op: Conv3d, direction: Direction, on_load: OnLoad) -> Request {

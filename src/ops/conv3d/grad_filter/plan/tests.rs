@@ -36,6 +36,7 @@ fn layers() -> Vec<(&'static str, Conv3d, String)> {
             padding: three(words[5]),
             dilation: [1; 3],
             groups: 1,
+            part: None,
         };
         (words[0], op, words[6..].join(" "))
     };
@@ -65,7 +66,7 @@ fn plans_of_layers() {
         let [m, n, k] = b.warps;
         let got = format!(
             "{:?} {m}x{n}x{k} taps {}+{} chunks {}x{} tile {t},{h},{w} blocks {}x{}",
-            b.variant, b.taps, b.grad_taps, b.slab_chunks, b.out_chunks, plan.num_blocks, plan.num_parts
+            b.variant, b.taps, b.grad_taps, b.slab_chunks, b.out_chunks, plan.num_blocks, plan.cut.num_parts
         );
         if got != want {
             wrong += &format!("\n{name}: got {got}, want {want}; {plan}");
@@ -84,15 +85,16 @@ fn plans_cover_the_sum() {
                 let plan = plan(&op, sources(&op, splits), limits).expect("a plan");
                 let (b, t, g) = (&plan.blocking, &plan.tiling, &plan.geometry);
                 assert!(t.shared_bytes <= limits.shared_bytes && t.rows <= max_rows.next_multiple_of(16), "{plan}");
-                assert!(plan.num_parts * plan.tiles_per_part >= t.num_tiles, "{plan}");
-                assert!((plan.num_parts - 1) * plan.tiles_per_part < t.num_tiles, "{plan}");
+                let (parts, per_part) = (plan.cut.num_parts, plan.cut.tiles_per_part);
+                assert!(parts * per_part >= t.num_tiles && (parts - 1) * per_part < t.num_tiles, "{plan}");
                 assert!(b.taps * b.num_tap_blocks >= g.num_taps(), "{plan}");
                 assert!(g.grad_taps == 1 || t.tile.iter().product::<usize>() == t.rows, "{plan}");
                 assert!(b.taps * b.slab_chunks <= b.warps[0] * b.variant.units() * 2, "{plan}");
                 assert!(b.out_chunks * b.grad_taps <= b.warps[1] * b.variant.octets(), "{plan}");
                 assert!(b.out_chunks * b.num_out_blocks * 8 >= op.c_out, "{plan}");
-                let bytes = if plan.num_parts == 1 { 0 } else { plan.num_parts * plan.num_blocks * b.sum_bytes() };
-                assert!(bytes <= workspace_bytes(&op, limits), "{plan}");
+                let bytes =
+                    if plan.cut.has_partials { plan.cut.num_parts * plan.num_blocks * b.sum_bytes() } else { 0 };
+                assert!(bytes <= workspace_bytes(&op, splits, limits), "{plan}");
             }
         }
     }
