@@ -292,9 +292,9 @@ __device__ __forceinline__ void grad_filter(const GradFilterParams& p) {
     constexpr int IN_FLIGHT = POOLED ? STAGES - 3 : STAGES - 2;
     constexpr bool IS_BF16 = sizeof(T) == 2 && !std::is_same<T, __half>::value;
     DYN_SMEM(unsigned char, shared);
-    // One part that goes on has no warps that share rows.
+    // One part that goes on has no warps that share rows, and no pool.
     SumsBefore<UNITS, OCTETS> before;
-    if (p.accumulates && !p.partials) before.load(p);
+    if (!POOLED && p.accumulates && !p.partials) before.load(p);
     const Block b = set_up<T, POOLED>(p, shared);
     const int warp = threadIdx.x / 32, warps_mn = p.warps_m * p.warps_n;
     const int warp_k = warp / warps_mn, warp_mn = warp - warp_k * warps_mn;
@@ -336,7 +336,7 @@ __device__ __forceinline__ void grad_filter(const GradFilterParams& p) {
     __syncthreads();
 
     Sums<UNITS, OCTETS> sums = {};
-    if (p.accumulates && !p.partials) {
+    if (!POOLED && p.accumulates && !p.partials) {
 #pragma unroll
         for (int i = 0; i < UNITS * OCTETS * 4; i++)
             sums.d[i / 4 / OCTETS][i / 4 % OCTETS][i % 4] = before.d[i / 4 / OCTETS][i / 4 % OCTETS][i % 4];

@@ -169,7 +169,7 @@ fn run<T: Half>(device: &Device, f: &FusedCase, data: &Data) -> Vec<f64> {
     };
     let overwritten = |n: usize| floats(device, &vec![3.0; n]);
     let (dw, db) = (overwritten(op.filter_len()), case.bias.then(|| overwritten(op.c_out)));
-    let bytes = conv3d::workspace_bytes(&stream, &op, Direction::GradFilter);
+    let bytes = conv3d::workspace_bytes_fused(&stream, &op, Direction::GradFilter, f.splits);
     let scratch = Buffer::from_host(device, &vec![0xabu8; bytes]).expect("workspace");
     conv3d::grad_filter_fused(&stream, &op, &from, &dw, db.as_ref(), &scratch)
         .unwrap_or_else(|e| panic!("{}: {e}", case.name));

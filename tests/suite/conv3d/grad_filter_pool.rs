@@ -91,7 +91,7 @@ fn pooled_results<T: Half>(device: &Device, case: &Pooled) -> [Vec<f64>; 2] {
         pool: Some(GradPool { op: case.pool, indices: &indices, scale_shift: &scale_shift }),
     };
     let dw = floats(device, &vec![3.0; op.filter_len()]);
-    let bytes = conv3d::workspace_bytes(&stream, &op, Direction::GradFilter);
+    let bytes = conv3d::workspace_bytes_fused(&stream, &op, Direction::GradFilter, splits);
     let scratch = Buffer::from_host(device, &vec![0xabu8; bytes]).expect("workspace");
     conv3d::grad_filter_fused(&stream, &op, &from, &dw, None, &scratch)
         .unwrap_or_else(|e| panic!("{}: {e}", case.name));

@@ -336,7 +336,7 @@ fn plan_for(op: &Conv3d, side: TapsOfTime, sources: Sources, limits: Limits) -> 
     let (tiles_per_split, num_tiles) = geometry.num_tiles(tiling.tile);
     let num_splits = batch.batch(1).splits_of(batch.input.n);
     let num_sms = limits.num_sms;
-    let room = Room::of(&blocking, num_blocks, num_splits, num_sms);
+    let room = Room::of(&blocking, &sources, num_blocks, num_splits, num_sms);
     let continuous = room.is_continuous.then(|| Cut::continuous(num_tiles));
     // One split in one part is the same either way.
     let parts = (1..=room.parts_per_split.min(tiles_per_split)).filter(|&p| num_splits * p > 1);
@@ -406,7 +406,7 @@ pub(super) fn workspace_bytes(op: &Conv3d, splits: usize, limits: Limits) -> usi
         TapsOfTime::allowed(op, &sources).into_iter().filter_map(move |side| {
             let blocking = choose_blocking(op, side, sources, limits)?;
             let num_blocks = blocking.num_blocks() * op.groups;
-            let room = Room::of(&blocking, num_blocks, splits_of_batch, limits.num_sms);
+            let room = Room::of(&blocking, &sources, num_blocks, splits_of_batch, limits.num_sms);
             let parts =
                 if splits_of_batch * room.parts_per_split == 1 { 0 } else { splits_at_hand * room.parts_per_split };
             Some(parts * num_blocks * blocking.sum_bytes())
@@ -420,17 +420,18 @@ const MOST_WAVES: usize = 4;
 
 /// How a batch may be cut into parts; does not depend on tiles, so that a workspace fits all sources.
 struct Room {
-    /// Whether it may be one part. Warps that share a tile's rows have sums of their own, which end with a split.
+    /// Whether it may be one part. Warps that share a tile's rows have sums of their own, which end with a split; and the kernel that
+    /// gathers through a pool has no registers left to go on with.
     is_continuous: bool,
     /// As many as there are places for blocks, or one; 0: it must be one part.
     parts_per_split: usize,
 }
 
 impl Room {
-    fn of(blocking: &Blocking, num_blocks: usize, splits: usize, num_sms: usize) -> Room {
+    fn of(blocking: &Blocking, sources: &Sources, num_blocks: usize, splits: usize, num_sms: usize) -> Room {
         let places = num_sms * blocking.blocks_per_sm();
         let most = (places / num_blocks).clamp(1, MAX_PARTS);
-        let is_continuous = splits == 1 || blocking.warps[2] == 1;
+        let is_continuous = splits == 1 || (blocking.warps[2] == 1 && sources.pool.is_none());
         let is_affordable = splits <= (MOST_WAVES * most).min(MAX_PARTS) || !is_continuous;
         Room { is_continuous, parts_per_split: if is_affordable { (most / splits).max(1) } else { 0 } }
     }
