@@ -15,7 +15,7 @@
 // Kernels named `pool` are for a convolution whose batch norm and ReLU a max pool follows: grad_output is the pool's, and g is gathered
 // from the windows on load. It is in memory nowhere.
 //
-// grid   x: tap blocks x slabs x blocks of output channels x groups   y: parts        block: warps_m x warps_n x warps_k warps
+// grid   x: tap blocks x slabs x blocks of output channels x groups   y: parts of a split   z: splits        block: warps_m x warps_n x warps_k warps
 // shared two constant chunks, places of rows and box pixels, factors of the prologues, STAGES stages: [input box][second
 //        tensor of its prologue][gradient rows][second tensor]; rows are swizzled by RowLayout
 // needs  granule 16 (8): addresses and pitches that are multiples of 16 (8) bytes, and a group's first channels; granule 2: none
@@ -259,7 +259,7 @@ __device__ __forceinline__ void store(const GradFilterParams& p, const Block& b,
                 store_fragment(p, b.tile, warp_m, warp_n, i, j, lane, d);
             } else {
                 const int fragment = ((warp_m * p.warps_n + warp_n) * UNITS + i) * OCTETS + j;
-                __stcs(partial(p, blockIdx.y, blockIdx.x, fragment, lane), make_float4(d[0], d[1], d[2], d[3]));
+                __stcs(partial(p, blockIdx.z * p.parts_per_split + blockIdx.y, blockIdx.x, fragment, lane), make_float4(d[0], d[1], d[2], d[3]));
             }
         }
     }
@@ -321,7 +321,8 @@ __device__ __forceinline__ void grad_filter(const GradFilterParams& p) {
         columns.grad[j] = out_column_of(p, warp_n * OCTETS + 2 * j + threadIdx.x / 16 % 2);
     __syncthreads();
 
-    const TileRange tiles = tiles_of_part(blockIdx.y, p.parts_per_split, p.tiles_per_part, p.tiles_per_split, p.num_tiles);
+    const TileRange tiles = tiles_of_part(blockIdx.z, blockIdx.y, p.tiles_per_part, p.tiles_per_split, p.num_tiles);
+    if (tiles.first == tiles.end) return;
     const int first_tile = tiles.first, end_tile = tiles.end;
     Arrival arrivals[STAGES - 1] = {};
 #pragma unroll

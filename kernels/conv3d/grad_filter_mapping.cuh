@@ -47,12 +47,13 @@ struct TileRange {
     int32_t first, end;
 };
 
-HOST_DEVICE TileRange tiles_of_part(int32_t part, int32_t parts_per_split, int32_t tiles_per_part, int32_t tiles_per_split,
+// Of part `part` of a split; empty where the last split has no such part.
+HOST_DEVICE TileRange tiles_of_part(int32_t split, int32_t part, int32_t tiles_per_part, int32_t tiles_per_split,
                                     int32_t num_tiles) {
-    const int32_t split = part / parts_per_split, of_split = (part - split * parts_per_split) * tiles_per_part;
-    const int32_t first = split * tiles_per_split + of_split, in_all = num_tiles - first, in_split = tiles_per_split - of_split;
-    const int32_t left = in_all < in_split ? in_all : in_split;
-    return {first, first + (left < tiles_per_part ? left : tiles_per_part)};
+    const int32_t of_split = part * tiles_per_part, first = split * tiles_per_split + of_split;
+    const int32_t in_all = num_tiles - first, in_split = tiles_per_split - of_split;
+    const int32_t left = in_all < in_split ? in_all : in_split, most = left < tiles_per_part ? left : tiles_per_part;
+    return {first, first + (most > 0 ? most : 0)};
 }
 
 // Coordinates of entry `index` of a box, times a step.

@@ -41,6 +41,7 @@ mod sampling;
 mod schedule;
 mod sgd;
 mod softmax_loss;
+mod split_order;
 mod test;
 mod train;
 mod upload;

@@ -32,6 +32,23 @@ void check_tiles(const Counter& counter) {
     }
 }
 
+// The parts of all splits hold each tile once, in order, and no tile of another split.
+void check_parts(const Counter& counter) {
+    for (int per_split = 1; per_split < 9; per_split++)
+        for (int per_part = 1; per_part <= per_split; per_part++)
+            for (int num_tiles = 1; num_tiles < 4 * per_split; num_tiles++) {
+                int next = 0;
+                for (int split = 0; split * per_split < num_tiles; split++)
+                    for (int part = 0; part * per_part < per_split; part++) {
+                        const TileRange tiles = tiles_of_part(split, part, per_part, per_split, num_tiles);
+                        CHECK(tiles.first == tiles.end || (tiles.first == next && tiles.end <= num_tiles));
+                        CHECK(tiles.first == tiles.end || (tiles.first / per_split == split && (tiles.end - 1) / per_split == split));
+                        next += tiles.end - tiles.first;
+                    }
+                CHECK(next == num_tiles);
+            }
+}
+
 // Each tap of a range lies in its box, and each face of the box holds one.
 void check_taps(const Counter& counter) {
     const int taps_h = 3, taps_w = 4, taps = 2 * taps_h * taps_w;
@@ -126,6 +143,7 @@ void check_large_offsets(const Counter& counter) {
 extern "C" __global__ void grad_filter_mapping(uint64_t output) {
     const Counter counter = {reinterpret_cast<uint32_t*>(output)};
     check_tiles(counter);
+    check_parts(counter);
     check_taps(counter);
     check_box(counter);
     check_rows(counter);

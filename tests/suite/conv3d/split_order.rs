@@ -150,7 +150,8 @@ fn run_part<T: Half>(
     let table = batch.table(device, "scale_shift", part, splits, 2 * c_in);
     let prologue = (!layer.is_plain).then_some(Prologue { scale_shift: &table, splits, join: None });
     let [gamma, beta] = ["gamma", "beta"].map(|what| floats(device, &batch.values(what, c_out)));
-    let (stats, scale_shift) = (floats(device, &vec![0.0; splits * 3 * c_out]), floats(device, &vec![0.0; splits * 2 * c_out]));
+    let (stats, scale_shift) =
+        (floats(device, &vec![0.0; splits * 3 * c_out]), floats(device, &vec![0.0; splits * 2 * c_out]));
     let statistics = Statistics {
         splits,
         eps: 1e-5,
@@ -185,7 +186,8 @@ fn run_part<T: Half>(
     };
     let epilogue = GradEpilogue { add: None, mask: Mask::Output(&x.tensor), splits, norms: &[of_norm(0), of_norm(1)] };
     let (to, memory) = (garbage::<T>(device, input, 0), scratch(Direction::GradInput));
-    conv3d::grad_input_fused(&stream, &op, &g.tensor, grad_table.as_ref(), &filter, &epilogue, &to.tensor, &memory).unwrap();
+    conv3d::grad_input_fused(&stream, &op, &g.tensor, grad_table.as_ref(), &filter, &epilogue, &to.tensor, &memory)
+        .unwrap();
     results.grad_input.extend(to.read::<T>());
     results.grad_tables.iter_mut().zip(&tables).for_each(|(all, table)| all.extend(read_floats(table)));
 
@@ -229,8 +231,7 @@ fn grad_filter_has_the_bits_of_all_in_every_form() {
             (64, 16, Some(2), Some(true)),
             (64, 64, Some(0), None),
         ] {
-            let limits =
-                GradFilterLimits { max_rows, variant, shifts_grad, ..GradFilterLimits::of(num_sms, 99 << 10) };
+            let limits = GradFilterLimits { max_rows, variant, shifts_grad, ..GradFilterLimits::of(num_sms, 99 << 10) };
             conv3d::with_grad_filter_limits(limits, || {
                 for layer in &LAYERS {
                     check::<half::bf16>(&device, layer, &format!("{limits:?}"));
@@ -279,7 +280,8 @@ fn the_cpu_has_the_bits_of_all() {
                 let [x, g] = [(op.input, &all[0]), (op.output(), &all[1])].map(|(shape, all)| {
                     let of_clip = shape.num_elements() / shape.n;
                     let values = &all[part.first_clip * of_clip..][..clips * of_clip];
-                    vcycle::device::Tensor::new(Buffer::from_host(&Device::Cpu, values).unwrap(), shape, shape.c).unwrap()
+                    vcycle::device::Tensor::new(Buffer::from_host(&Device::Cpu, values).unwrap(), shape, shape.c)
+                        .unwrap()
                 });
                 let memory = overwritten(conv3d::workspace_bytes(&stream, &op, Direction::GradFilter) / 4);
                 conv3d::grad_filter(&stream, &op, &x, &g, &dw, Some(&db), &memory).unwrap();

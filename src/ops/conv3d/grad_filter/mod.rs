@@ -178,7 +178,7 @@ pub(super) fn run(
     let writes: Vec<&Slice> = results.iter().copied().chain([workspace]).collect();
     let block = [32 * plan.blocking.num_warps() as u32, 1, 1];
     let config = LaunchConfig {
-        grid: [plan.num_blocks as u32, plan.cut.num_parts as u32, 1],
+        grid: [plan.num_blocks as u32, plan.cut.parts_per_split as u32, plan.cut.splits() as u32],
         block,
         shared_bytes: plan.tiling.shared_bytes as u32,
     };

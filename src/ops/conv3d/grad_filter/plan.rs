@@ -27,7 +27,7 @@ const WARPS: [[usize; 3]; 12] = [
     [2, 3, 1],
     [2, 4, 1],
 ];
-/// Largest y of a grid.
+/// Largest y and z of a grid.
 const MAX_PARTS: usize = 65535;
 /// Warps of a block that adds up parts (`SUM_WARPS` in the kernel).
 pub(super) const SUM_WARPS: usize = 16;
@@ -255,6 +255,11 @@ impl Cut {
         cut.of_tiles(num_tiles)
     }
 
+    /// Splits that have parts.
+    pub fn splits(&self) -> usize {
+        self.num_parts.div_ceil(self.parts_per_split)
+    }
+
     /// Warps that share the parts of a split where they are added up.
     pub fn warps_per_split(&self) -> usize {
         self.parts_per_split.div_ceil(16).next_power_of_two().min(SUM_WARPS)
@@ -287,8 +292,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Warps that share the parts of a fragment in the launch that adds them up.
     pub fn warps_per_sum(&self) -> usize {
-        let splits = self.cut.num_parts.div_ceil(self.cut.parts_per_split);
-        (self.cut.warps_per_split() * splits.next_power_of_two()).min(SUM_WARPS)
+        (self.cut.warps_per_split() * self.cut.splits().next_power_of_two()).min(SUM_WARPS)
     }
 
     /// Blocks in y of the launch that adds up the parts.
