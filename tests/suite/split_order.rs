@@ -142,7 +142,8 @@ fn linear_has_the_bits_of_all_splits() {
                     tensor(&device, dtype, shape, &of_clips(what, part, shape), DENSE)
                 };
                 let (x, y, dy, dx) = (of("x", c_in), of("y", c_out), of("dy", c_out), of("dx", c_in));
-                let scratch = workspace(&device, linear::workspace_bytes(&device, part.batch_clips, c_in, c_out));
+                let bytes = linear::workspace_bytes(&device, part.batch_clips, c_in, c_out);
+                let scratch = workspace(&device, bytes.max(vcycle::ops::TICKET_BYTES));
                 let (at, [dw, db]) = (Some(part), &sums);
                 linear::forward_with(&stream, at, &x, &weight, Some(&bias), &y, &scratch).unwrap();
                 linear::backward_with(&stream, at, &x, &weight, &dy, &dx, dw, Some(db), &scratch).unwrap();
