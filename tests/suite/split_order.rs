@@ -20,11 +20,13 @@ fn devices() -> Vec<(Device, DType)> {
     [(Device::Cpu, DType::F32)].into_iter().chain(kernels).collect()
 }
 
+type Results = Vec<Vec<f32>>;
+
 /// Calls `run` with each part of a batch and its clips, for cuts into all splits, two parts, single splits; `run` returns the results for
 /// the clips at hand. Fails unless results one after the other, and `sums` in the end, are the same.
-fn check(what: &str, batch: Part, sums: &[Slice], run: impl Fn(Part, usize) -> Vec<Vec<f32>>) {
+fn check(what: &str, batch: Part, sums: &[Slice], run: impl Fn(Part, usize) -> Results) {
     let used = batch.splits_of(batch.batch_clips);
-    let mut wants: Option<(Vec<Vec<f32>>, Vec<Vec<f32>>)> = None;
+    let mut wants: Option<[Results; 2]> = None;
     for cut in [vec![used], vec![used - 1, 1], vec![1; used]] {
         let (mut part, mut results) = (batch, vec![]);
         for splits in &cut {
@@ -36,9 +38,9 @@ fn check(what: &str, batch: Part, sums: &[Slice], run: impl Fn(Part, usize) -> V
         }
         let sums: Vec<Vec<f32>> = sums.iter().map(read).collect();
         assert!(sums.iter().chain(&results).flatten().all(|v| v.is_finite()), "{what}");
-        let want = wants.get_or_insert_with(|| (results.clone(), sums.clone()));
-        assert!(results == want.0, "{what} in {cut:?} splits: what each clip gives");
-        assert!(sums == want.1, "{what} in {cut:?} splits: gradients of parameters");
+        let want = wants.get_or_insert_with(|| [results.clone(), sums.clone()]);
+        assert!(results == want[0], "{what} in {cut:?} splits: what each clip gives");
+        assert!(sums == want[1], "{what} in {cut:?} splits: gradients of parameters");
     }
 }
 
