@@ -91,5 +91,14 @@ impl Peaks {
 }
 
 fn product(input: ActivationShape) -> Conv3d {
-    Conv3d { input, c_out: input.c, filter: [1; 3], stride: [1; 3], padding: [0; 3], dilation: [1; 3], groups: 1 }
+    Conv3d {
+        input,
+        c_out: input.c,
+        filter: [1; 3],
+        stride: [1; 3],
+        padding: [0; 3],
+        dilation: [1; 3],
+        groups: 1,
+        part: None,
+    }
 }

@@ -85,8 +85,13 @@ fn plans_cover_the_sum() {
                 let plan = plan(&op, sources(&op, splits), limits).expect("a plan");
                 let (b, t, g) = (&plan.blocking, &plan.tiling, &plan.geometry);
                 assert!(t.shared_bytes <= limits.shared_bytes && t.rows <= max_rows.next_multiple_of(16), "{plan}");
-                let (parts, per_part) = (plan.cut.num_parts, plan.cut.tiles_per_part);
-                assert!(parts * per_part >= t.num_tiles && (parts - 1) * per_part < t.num_tiles, "{plan}");
+                let (cut, tiles) = (plan.cut, t.num_tiles);
+                let covers = |parts: usize, tiles: usize| {
+                    parts.saturating_sub(1) * cut.tiles_per_part < tiles && tiles <= parts * cut.tiles_per_part
+                };
+                let last = tiles - (cut.splits() - 1) * cut.tiles_per_split;
+                assert!(covers(cut.parts_per_split, cut.tiles_per_split), "{plan}");
+                assert!(covers(cut.num_parts - (cut.splits() - 1) * cut.parts_per_split, last), "{plan}");
                 assert!(b.taps * b.num_tap_blocks >= g.num_taps(), "{plan}");
                 assert!(g.grad_taps == 1 || t.tile.iter().product::<usize>() == t.rows, "{plan}");
                 assert!(b.taps * b.slab_chunks <= b.warps[0] * b.variant.units() * 2, "{plan}");
