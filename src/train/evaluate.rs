@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::step::Road;
+use super::step::{EvalResult, Road};
 use super::{Progress, Trainer};
 use crate::clip::Loader;
 use crate::config::PreciseBnShape;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::metrics::{Accuracy, mean_average_precision};
 use crate::model::network::PreciseStatistics;
@@ -76,29 +76,38 @@ fn evaluate(
 ) -> Result<Option<Evaluation>> {
     let (mut clips, mut accuracy, mut loss_sum) = (0, None::<Accuracy>, 0.0);
     let (mut scores, mut sets) = (vec![], vec![]);
-    let batches = loader.eval_epoch(shape);
-    let total = batches.remaining();
-    for (done, batch) in batches.enumerate() {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let batch = batch?;
-        let result = road.eval(shape, &batch)?;
-        clips += batch.labels.len();
+    let classes = road.classes();
+    let mut count = |result: EvalResult| {
+        clips += result.labels.len();
         loss_sum += result.loss_sum;
-        match batch.labels {
-            Labels::Classes(labels) => {
-                accuracy.get_or_insert_default().add(&result.logits, road.classes(), &labels)?;
-            }
+        match result.labels {
+            Labels::Classes(labels) => accuracy.get_or_insert_default().add(&result.logits, classes, &labels)?,
             Labels::Sets(labels) => {
                 scores.extend(result.logits);
                 sets.extend(labels);
             }
         }
+        Ok::<(), Error>(())
+    };
+    let batches = loader.eval_epoch(shape);
+    let total = batches.remaining();
+    for (done, batch) in batches.enumerate() {
+        if stop.load(Ordering::Relaxed) {
+            road.finish_eval()?;
+            return Ok(None);
+        }
+        let before = batch.and_then(|batch| road.eval(shape, batch));
+        if before.is_err() {
+            road.finish_eval()?;
+        }
+        if let Some(result) = before? {
+            count(result)?;
+        }
         progress.evaluating("validation", done + 1, total);
     }
+    road.finish_eval()?.map_or(Ok(()), &mut count)?;
     if clips == 0 {
-        return Err(crate::Error::Data("none of the validation clips can be decoded".into()));
+        return Err(Error::Data("none of the validation clips can be decoded".into()));
     }
     let loss = loss_sum / clips as f64;
     let (top1, top5) = (accuracy.map(|a| a.top1_percent()), accuracy.map(|a| a.top5_percent()));

@@ -2,7 +2,7 @@
 
 use super::mixup::Mix;
 use crate::clip::{HostBatch, HostClip};
-use crate::device::{Device, Event};
+use crate::device::{Device, Event, Pinned};
 use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::metrics::count_top_k;
@@ -24,6 +24,16 @@ pub(crate) struct Road {
     queued: Option<Queued>,
     /// Where the step before it ended.
     last_end: Event,
+    /// The evaluation whose logits were not read yet.
+    queued_eval: Option<QueuedEval>,
+    /// Memory for the logits of the next one.
+    spare: Option<Pinned>,
+}
+
+/// An evaluation that was queued.
+struct QueuedEval {
+    logits: Pinned,
+    labels: Labels,
 }
 
 /// What the results of a step are read with.
@@ -60,6 +70,8 @@ pub(crate) struct EvalResult {
     pub loss_sum: f64,
     /// `[clips][classes]`.
     pub logits: Vec<f32>,
+    /// What the clips are labelled with.
+    pub labels: Labels,
 }
 
 impl Road {
@@ -69,7 +81,16 @@ impl Road {
         let device = network.device().clone();
         let largest_frames = train.iter().chain(eval).map(|s| s.clips * s.frames).max().unwrap_or(0);
         let (upload, last_end) = (Upload::new(&device)?, network.stream().record()?);
-        Ok(Road { network, upload, resample, largest_frames, queued: None, last_end })
+        Ok(Road {
+            network,
+            upload,
+            resample,
+            largest_frames,
+            queued: None,
+            last_end,
+            queued_eval: None,
+            spare: None,
+        })
     }
 
     /// Steps from here on are timed from now: nothing is under way.
@@ -144,20 +165,36 @@ impl Road {
     }
 
     /// An evaluation step at the prepared `shape`; `batch` may hold fewer clips.
-    pub fn eval(&mut self, shape: StepShape, batch: &HostBatch) -> Result<EvalResult> {
+    ///
+    /// It is queued; what is returned is the result of the one before.
+    pub fn eval(&mut self, shape: StepShape, batch: HostBatch) -> Result<Option<EvalResult>> {
         self.fill_inputs(Mode::Eval, shape, &batch.clips)?;
-        self.network.forward_eval(shape)?;
+        let logits = self.network.queue_eval_logits(shape)?;
+        // The memory of the batch before the last: its result was returned.
+        let mut memory = match self.spare.take() {
+            Some(memory) if memory.len() >= logits.len_bytes() => memory,
+            _ => Pinned::zeroed(self.device(), logits.len_bytes())?,
+        };
+        self.network.stream().download(&logits, &mut memory)?;
+        let queued = QueuedEval { logits: memory, labels: batch.labels };
+        self.queued_eval.replace(queued).map(|before| self.eval_result(before)).transpose()
+    }
+
+    /// Waits for the evaluation that was queued last, if there is one.
+    pub fn finish_eval(&mut self) -> Result<Option<EvalResult>> {
+        self.queued_eval.take().map(|last| self.eval_result(last)).transpose()
+    }
+
+    fn eval_result(&mut self, QueuedEval { logits: memory, labels }: QueuedEval) -> Result<EvalResult> {
         let classes = self.classes();
-        let mut logits = self.network.eval_logits(shape)?;
-        logits.truncate(batch.labels.len() * classes);
+        let logits: Vec<f32> = bytemuck::cast_slice(&memory.bytes()?[..4 * labels.len() * classes]).to_vec();
+        self.spare = Some(memory);
         let loss = |(clip, row)| match self.network.model().config.loss {
-            Loss::CrossEntropy => {
-                batch.labels.of(clip).first().map_or(0.0, |&label| cross_entropy(row, label as usize))
-            }
-            Loss::BinaryCrossEntropy => binary_cross_entropy(row, batch.labels.of(clip)),
+            Loss::CrossEntropy => labels.of(clip).first().map_or(0.0, |&label| cross_entropy(row, label as usize)),
+            Loss::BinaryCrossEntropy => binary_cross_entropy(row, labels.of(clip)),
         };
         let loss_sum = logits.chunks_exact(classes).enumerate().map(loss).sum();
-        Ok(EvalResult { loss_sum, logits })
+        Ok(EvalResult { loss_sum, logits, labels })
     }
 
     /// Class scores `[clips][classes]` of `clips`, as many as the prepared `shape` has or fewer.

@@ -281,11 +281,23 @@ impl Network {
     /// larger grid than its `head_grid` the head looks at every window of that size and returns the mean of their scores. A batch with fewer clips than the
     /// prepared shape may leave the rest of the input as it is, clips do not influence each other.
     pub fn forward_eval(&mut self, shape: StepShape) -> Result<Vec<f32>> {
+        let step = self.queue_forward_eval(shape)?;
+        step.tensors[step.plan.result].read::<f32>()
+    }
+
+    /// [`Network::forward_eval`] without waiting.
+    fn queue_forward_eval(&mut self, shape: StepShape) -> Result<&PreparedStep> {
         let step = self.step_idx(Mode::Eval, shape)?;
         self.refresh_running_tables()?;
         self.run(step, execute::Pass::Forward)?;
-        let step = &self.steps[step];
-        step.tensors[step.plan.result].read::<f32>()
+        Ok(&self.steps[step])
+    }
+
+    /// Queues an evaluation of the clips in [`Network::inputs`]; returns where its logits will lie, `[n][classes]`, until the next step.
+    pub(crate) fn queue_eval_logits(&mut self, shape: StepShape) -> Result<Slice> {
+        let step = self.queue_forward_eval(shape)?;
+        let logits = &step.tensors[step.plan.logits];
+        logits.memory().part(0, logits.shape().num_elements())
     }
 
     /// Logits of the last evaluation at `shape`, `[n][classes]`; of every window where there are several, `[n][windows][classes]`.
