@@ -81,16 +81,7 @@ impl Road {
         let device = network.device().clone();
         let largest_frames = train.iter().chain(eval).map(|s| s.clips * s.frames).max().unwrap_or(0);
         let (upload, last_end) = (Upload::new(&device)?, network.stream().record()?);
-        Ok(Road {
-            network,
-            upload,
-            resample,
-            largest_frames,
-            queued: None,
-            last_end,
-            queued_eval: None,
-            spare: None,
-        })
+        Ok(Road { network, upload, resample, largest_frames, queued: None, last_end, queued_eval: None, spare: None })
     }
 
     /// Steps from here on are timed from now: nothing is under way.

@@ -1,6 +1,7 @@
 //! The training loop end to end, on networks and clips so small that a run takes a second.
 
 mod begin;
+mod elsewhere;
 
 use std::collections::BTreeSet;
 use std::fs;
