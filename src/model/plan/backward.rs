@@ -103,6 +103,7 @@ impl Planner<'_> {
             }
             StepOp::Pool { op, indices, .. } => {
                 let grad_output = self.grad(y);
+                let grad_output = self.viewed(grad_output, op.output());
                 let (grad_input, accumulate) = self.grad_to_write(x);
                 let grad_input = self.viewed(grad_input, op.input);
                 let indices = indices.filter(|_| op.kind == PoolKind::Max);

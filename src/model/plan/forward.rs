@@ -56,7 +56,10 @@ impl Planner<'_> {
                     let (grid, name) = (self.plan.shape, &layer.name);
                     return Err(Error::shape("plan", format!("grid {grid}: {name} cannot pool {input} by {kernel:?}")));
                 }
-                self.pool_op(layer).output()
+                // The runs of a clip lie behind one another: to all but the pool and the attention it stays one clip, since the gradient
+                // of a filter is a sum over whole clips.
+                let output = self.pool_op(layer).output();
+                ActivationShape { n: output.n / time_groups, t: output.t * time_groups, ..output }
             }
             LayerOp::BatchNorm { .. } | LayerOp::Concat => {
                 if layer.inputs.iter().any(|&i| self.shapes[i].with_channels(c) != input.with_channels(c)) {
@@ -139,6 +142,7 @@ impl Planner<'_> {
             LayerOp::MaxPool { .. } | LayerOp::GlobalAveragePool => {
                 let op = self.pool_op(layer);
                 let output = self.value_tensor(layer.output);
+                let output = self.viewed(output, op.output());
                 let needs_indices = op.kind == PoolKind::Max && self.plan.mode == Mode::Train;
                 let indices =
                     needs_indices.then(|| self.dense(format!("{} indices", layer.name), op.output(), DType::U32));
@@ -169,18 +173,17 @@ impl Planner<'_> {
             unreachable!("{} is no attention", layer.name)
         };
         let query = time_groups(self.shapes[layer.inputs[0]], groups);
-        let cut = |shape: ActivationShape| if shape.n == query.n { shape } else { time_groups(shape, groups) };
         let mut heads = [0; 3];
         for (head, &value) in heads.iter_mut().zip(&layer.inputs) {
             let tensor = self.value_tensor(value);
-            *head = self.viewed(tensor, cut(self.shapes[value]));
+            *head = self.viewed(tensor, time_groups(self.shapes[value], groups));
         }
         let output = self.value_tensor(layer.output);
         let output = self.viewed(output, query);
         let sums = ActivationShape::new(1, 1, 1, 1, query.num_positions());
         let log2_sum = (instantiation == Instantiation::Softmax)
             .then(|| self.dense(format!("{} sums", layer.name), sums, DType::F32));
-        let keys = cut(self.shapes[layer.inputs[1]]);
+        let keys = time_groups(self.shapes[layer.inputs[1]], groups);
         // Scores, and the values that they weigh.
         let macs = 2 * (query.num_elements() * (keys.t * keys.h * keys.w)) as u64;
         StepOp::Attention { instantiation, heads, output, log2_sum, macs }

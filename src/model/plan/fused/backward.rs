@@ -97,8 +97,8 @@ impl FusedPlanner<'_> {
             self.push_back(FusedOp::PoolGradNorm { op, grad_output, indices, scale_shift, norm, grad_input });
             return Ok(());
         }
-        let viewed = self.base.viewed(grad_input, op.input);
-        let back = StepOp::PoolGradInput { op, grad_output, indices, grad_input: viewed, accumulate };
+        let (to, grad_output) = (self.base.viewed(grad_input, op.input), self.base.viewed(grad_output, op.output()));
+        let back = StepOp::PoolGradInput { op, grad_output, indices, grad_input: to, accumulate };
         self.base.plan.backward.push(back);
         self.mask_and_sum(self.base.shapes[x], grad_input, mask, &norms);
         Ok(())

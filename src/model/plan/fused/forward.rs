@@ -82,7 +82,7 @@ impl FusedPlanner<'_> {
             Some((input, scale_shift)) => self.push(FusedOp::Pool { op, input, scale_shift, output, indices }),
             None => {
                 let input = self.stored(x)?;
-                let input = self.base.viewed(input, op.input);
+                let (input, output) = (self.base.viewed(input, op.input), self.base.viewed(output, op.output()));
                 self.base.plan.forward.push(StepOp::Pool { op, input, output, indices });
             }
         }
