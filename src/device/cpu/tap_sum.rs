@@ -229,6 +229,15 @@ fn pack_all<'a>(
     packed
 }
 
+/// `len` floats of `memory` from a cache line's start on: vectors that lie across two lines take twice as long to load, and
+/// where an allocator puts memory is its own affair.
+fn aligned(memory: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    const LINE_BYTES: usize = 64;
+    memory.resize(len + LINE_BYTES / size_of::<f32>(), 0.0);
+    let skipped = memory.as_ptr().align_offset(LINE_BYTES).min(LINE_BYTES / size_of::<f32>());
+    &mut memory[skipped..skipped + len]
+}
+
 struct Sum<'a> {
     grid: &'a Grid,
     panels: &'a Panels,
@@ -306,7 +315,7 @@ impl Sum<'_> {
                     &packed[start + part.tap * tap_len + self.panels.offset(part.k_first, width)..][..part_len]
                 }
                 None => {
-                    own.resize(part_len, 0.0);
+                    let own = aligned(own, part_len);
                     self.panels.pack(self.b, &part, self.k, block, own);
                     &own[..]
                 }
