@@ -150,6 +150,9 @@ fn describe(ordinal: usize) -> Result<Gpu, DriverError> {
     })
 }
 
+/// Of a GPU that is only described.
+const FIRST_ADDRESS: u64 = 1 << 40;
+
 const NO_BINARY: DriverError = DriverError(sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
 
 /// Loads a fatbin, if it has code for the GPU: those of wgmma kernels have none for GPUs before sm_90.
@@ -201,8 +204,14 @@ impl CudaDevice {
     }
 
     fn new(gpu: Gpu, modules: Vec<Option<Arc<CudaModule>>>, context: Option<Arc<CudaContext>>) -> CudaDevice {
-        let (functions, next_address) = (Mutex::new(HashMap::new()), AtomicU64::new(1 << 40));
+        let (functions, next_address) = (Mutex::new(HashMap::new()), AtomicU64::new(FIRST_ADDRESS));
         CudaDevice { inner: Arc::new(Inner { gpu, modules, functions, context, next_address }) }
+    }
+
+    /// Bytes that were asked of a GPU that is only described, since it was made; freed ones count.
+    #[doc(hidden)]
+    pub fn asked_bytes(&self) -> u64 {
+        self.inner.next_address.load(Ordering::Relaxed) - FIRST_ADDRESS
     }
 
     /// Whether it is more than a description.

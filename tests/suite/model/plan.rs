@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 use vcycle::config::Config;
-use vcycle::device::Device;
-use vcycle::model::plan::{ALIGNMENT_BYTES, Access, Place, Storage, assign_offsets};
-use vcycle::model::{Arch, Mode, Model, ModelConfig, Plan, Transform};
+use vcycle::device::{CudaDevice, Device, Gpu};
+use vcycle::model::plan::{ALIGNMENT_BYTES, Access, Memory, Place, Storage, assign_offsets};
+use vcycle::model::{Arch, Mode, Model, ModelConfig, Network, Plan, Transform};
 use vcycle::ops::attention::Instantiation;
 use vcycle::optimizer::{SgdConfig, param_ranges};
 use vcycle::shape::StepShape;
@@ -140,6 +140,23 @@ fn evaluation_needs_less_memory_than_training() {
     assert!(train.arena_bytes < kept + kept / 4, "{} for {kept} bytes", train.summary());
     // Backward is twice forward but for the input gradient of the stems.
     assert!(train.backward_macs < 2 * train.forward_macs && 3 * train.backward_macs > 5 * train.forward_macs);
+}
+
+/// What is counted is what a network asks of its device, but for labels, tables and counters.
+#[test]
+fn memory_is_counted_as_it_is_allocated() {
+    let gpu = CudaDevice::described(Gpu::known("h100").expect("h100"));
+    let model = Model::new(&ModelConfig { width_per_group: 32, ..small(Arch::SlowFast) }).expect("model");
+    let mut network = Network::new(&Device::Cuda(gpu.clone()), model, 0).expect("network");
+    let shapes = [StepShape::square(64, 8, 112, 4), StepShape::square(8, 32, 224, 1)];
+    network.prepare(&shapes, &shapes[1..]).expect("prepare");
+    let modes = [(Mode::Train, shapes[0]), (Mode::Train, shapes[1]), (Mode::Eval, shapes[1])];
+    let plans: Vec<&Plan> = modes.iter().map(|&(mode, shape)| network.plan(mode, shape).expect("plan")).collect();
+    let (asked, counted) = (gpu.asked_bytes(), Memory::of(network.model(), &plans).total() as u64);
+    assert!(
+        counted <= asked && asked - counted < counted / 1000 + (1 << 20),
+        "{counted} bytes counted, {asked} asked for"
+    );
 }
 
 #[test]
