@@ -1,6 +1,7 @@
 //! grad_filter on tensor cores: checks what the kernels take, plans and launches.
 
 mod geometry;
+mod operand;
 mod params;
 mod plan;
 mod tiling;
@@ -10,13 +11,13 @@ use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
 
 use super::fused::{GradTable, Prologue};
-use super::params::PrologueParams;
 use super::{Conv3d, check};
 use crate::device::{DType, Device, LaunchConfig, Slice, Stream, Tensor, launch};
 use crate::error::{Error, Result};
 use crate::ops::TICKET_BYTES;
 use crate::ops::pool3d::{Pool3d, PoolKind};
-use params::{AxisParams, Params, PoolParams, RowLayout};
+use operand::{Operand, granule_of};
+use params::{Params, PoolParams};
 pub use plan::Limits;
 use plan::{Plan, SUM_WARPS, Sources, Variant, Windows};
 
@@ -164,9 +165,9 @@ pub(super) fn run(
         }),
     };
     let plan = planned(op, sources, limits(stream.device()))?;
-    let mut params = params(op, &plan, &input, &grad);
+    let mut params = Params::of(op, &plan, &input, &grad);
     if let Some(pool) = &from.pool {
-        params.pool = pool_params(pool, &plan);
+        params.pool = PoolParams::of(pool, &plan);
     }
     params.grad_filter = grad_filter.address();
     params.grad_bias = grad_bias.map_or(0, Slice::address);
@@ -214,195 +215,6 @@ fn check_limits(op: &Conv3d, from: &GradFilterSources<'_>) -> Result<()> {
         return Err(Error::unsupported(OP, format!("heights must be below 2^15, got {} and {}", i.h, o.h)));
     }
     Ok(())
-}
-
-/// One of the two activations, with what its prologue reads.
-struct Operand<'a> {
-    memory: Vec<&'a Slice>,
-    pitch: usize,
-    prologue: PrologueParams,
-    /// Bytes that can be copied at once.
-    granule: usize,
-    /// Its first tensor is that of a pool's output.
-    is_pooled: bool,
-}
-
-impl<'a> Operand<'a> {
-    fn of_input(op: &Conv3d, from: &GradFilterSources<'a>) -> Operand<'a> {
-        let mut operand = Operand::new(from.input);
-        if let Some(p) = &from.prologue {
-            operand.add_table(p.scale_shift, 2, op.input.c);
-            operand.prologue.has_relu = 1;
-            if let Some(join) = &p.join {
-                operand.add_second(join.residual);
-                if let Some(table) = join.residual_scale_shift {
-                    operand.prologue.second_table = table.address();
-                    operand.memory.push(table);
-                }
-            }
-        }
-        operand.limit_granule(op.input.c / op.groups, op.groups);
-        operand
-    }
-
-    fn of_grad(op: &Conv3d, from: &GradFilterSources<'a>) -> Operand<'a> {
-        let mut operand = Operand::new(from.grad_output);
-        if let Some(table) = &from.grad_table {
-            operand.add_table(table.table, 3, op.c_out);
-            operand.add_second(table.y);
-        }
-        operand.limit_granule(op.c_out / op.groups, op.groups);
-        if let Some(pool) = &from.pool {
-            operand.memory.extend([pool.indices, pool.scale_shift]);
-            operand.is_pooled = true;
-        }
-        operand
-    }
-
-    fn new(tensor: &'a Tensor) -> Operand<'a> {
-        Operand {
-            memory: vec![tensor.memory()],
-            pitch: tensor.pitch_c(),
-            prologue: bytemuck::Zeroable::zeroed(),
-            granule: granule_of(tensor),
-            is_pooled: false,
-        }
-    }
-
-    fn add_table(&mut self, table: &'a Slice, rows: i32, channels: usize) {
-        self.prologue.table = table.address();
-        self.prologue.table_rows = rows;
-        self.prologue.channels = channels as i32;
-        self.memory.push(table);
-    }
-
-    fn add_second(&mut self, tensor: &'a Tensor) {
-        self.prologue.second = tensor.memory().address();
-        self.prologue.second_pitch = tensor.pitch_c() as i32;
-        self.granule = self.granule.min(granule_of(tensor));
-        self.memory.push(tensor.memory());
-    }
-
-    fn num_tensors(&self) -> usize {
-        if self.prologue.second == 0 || self.is_pooled { 1 } else { 2 }
-    }
-
-    /// Groups begin at multiples of their channels.
-    fn limit_granule(&mut self, channels: usize, groups: usize) {
-        if groups > 1 {
-            self.granule = self.granule.min(granule(2 * channels as u64));
-        }
-    }
-}
-
-/// The largest of 16, 8 and 2 that divides `bytes`.
-fn granule(bytes: u64) -> usize {
-    if bytes.is_multiple_of(16) {
-        16
-    } else if bytes.is_multiple_of(8) {
-        8
-    } else {
-        2
-    }
-}
-
-fn granule_of(tensor: &Tensor) -> usize {
-    granule(tensor.memory().address()).min(granule(2 * tensor.pitch_c() as u64))
-}
-
-fn pool_params(pool: &GradPool<'_>, plan: &Plan) -> PoolParams {
-    let (op, out, t) = (&pool.op, pool.op.output(), &plan.tiling);
-    let along = |sizes: [usize; 3]| [sizes[1] as i32, sizes[2] as i32];
-    PoolParams {
-        indices: pool.indices.address(),
-        scale_shift: pool.scale_shift.address(),
-        size: [out.h as i32, out.w as i32],
-        kernel: along(op.kernel),
-        stride: along(op.stride),
-        padding: along(op.padding),
-        windows: t.windows.map(|n| n as i32),
-        box_rows: t.pool_rows as i32,
-        places_offset: t.pool_places_offset as i32,
-        gradient_offset: t.pool_gradient_offset as i32,
-        indices_offset: t.pool_indices_offset as i32,
-    }
-}
-
-fn params(op: &Conv3d, plan: &Plan, input: &Operand<'_>, grad: &Operand<'_>) -> Params {
-    let (g, b, t) = (&plan.geometry, &plan.blocking, &plan.tiling);
-    let spans = g.spans(b.taps);
-    let axes = [0, 1, 2].map(|i| {
-        let (axis, along) = (&g.axes[i], g.axes[i].box_of(spans[i]));
-        AxisParams {
-            output: axis.output as i32,
-            input: axis.input as i32,
-            tile: t.tile[i] as i32,
-            num_tiles: axis.output.div_ceil(t.tile[i]) as i32,
-            first: axis.first as i32,
-            stride: axis.stride as i32,
-            dilation: axis.dilation as i32,
-            box_step: along.step as i32,
-            row_pixels: along.row_pixels as i32,
-            tap_pixels: along.tap_pixels as i32,
-            taps: axis.taps as i32,
-        }
-    });
-    Params {
-        input: input.memory[0].address(),
-        grad_output: grad.memory[0].address(),
-        grad_filter: 0,
-        grad_bias: 0,
-        partials: 0,
-        input_prologue: input.prologue,
-        grad_prologue: grad.prologue,
-        axes,
-        last_input_t: g.last_input_t as i32,
-        grad_t: g.grad_t as i32,
-        last_grad_t: g.last_grad_t as i32,
-        grad_first_t: g.grad_first as i32,
-        grad_taps: g.grad_taps as i32,
-        grad_tap_rows: (g.grad_dilation * t.tile[1] * t.tile[2]) as i32,
-        grad_box_rows: t.grad_rows as i32,
-        num_outer: g.num_outer as i32,
-        outer_per_split: g.outer_per_split as i32,
-        input_pitch: input.pitch as i32,
-        grad_pitch: grad.pitch as i32,
-        c_in: (op.input.c / op.groups) as i32,
-        c_out: (op.c_out / op.groups) as i32,
-        num_tiles: t.num_tiles as i32,
-        tiles_per_part: plan.cut.tiles_per_part as i32,
-        num_parts: plan.cut.num_parts as i32,
-        tiles_per_split: plan.cut.tiles_per_split as i32,
-        parts_per_split: plan.cut.parts_per_split as i32,
-        accumulates: op.part.is_some_and(|part| part.accumulates()).into(),
-        taps_per_block: b.taps as i32,
-        num_tap_blocks: b.num_tap_blocks as i32,
-        slab_chunks: b.slab_chunks as i32,
-        num_slabs: b.num_slabs as i32,
-        out_chunks: b.out_chunks as i32,
-        num_out_blocks: b.num_out_blocks as i32,
-        warps: b.warps.map(|warps| warps as i32),
-        units: b.variant.units() as i32,
-        out_octets: b.variant.octets() as i32,
-        input_granule: input.granule as i32,
-        grad_granule: grad.granule as i32,
-        has_pixel_pairs: i32::from(g.pixel_pairs),
-        filter_w: op.filter[2] as i32,
-        rows: t.rows as i32,
-        input_rows: RowLayout::of(b.slab_chunks),
-        grad_rows: RowLayout::of(b.out_chunks),
-        box_offset: t.box_offset as i32,
-        factors_offset: t.factors_offset as i32,
-        stages_offset: t.stages_offset as i32,
-        second_input_offset: t.second_input_offset as i32,
-        grad_offset: t.grad_offset as i32,
-        second_grad_offset: t.second_grad_offset as i32,
-        stage_bytes: t.stage_bytes as i32,
-        num_blocks: plan.num_blocks as i32,
-        warps_per_sum: plan.warps_per_sum() as i32,
-        warps_per_split: plan.cut.warps_per_split() as i32,
-        pool: bytemuck::Zeroable::zeroed(),
-    }
 }
 
 /// Checks what [`run`] is given beyond what plain grad_filter checks.

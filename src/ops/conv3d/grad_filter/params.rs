@@ -4,6 +4,10 @@ use std::mem::offset_of;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::GradPool;
+use super::operand::Operand;
+use super::plan::Plan;
+use crate::ops::conv3d::Conv3d;
 use crate::ops::conv3d::params::PrologueParams;
 
 #[repr(C)]
@@ -123,3 +127,103 @@ pub(super) struct Params {
 const _: () = assert!(size_of::<AxisParams>() == 44);
 const _: () = assert!(size_of::<PoolParams>() == 72 && size_of::<Params>() == 560 && offset_of!(Params, axes) == 152);
 const _: () = assert!(offset_of!(Params, last_input_t) == 284 && offset_of!(Params, stage_bytes) == 472);
+
+impl PoolParams {
+    pub fn of(pool: &GradPool<'_>, plan: &Plan) -> PoolParams {
+        let (op, out, t) = (&pool.op, pool.op.output(), &plan.tiling);
+        let along = |sizes: [usize; 3]| [sizes[1] as i32, sizes[2] as i32];
+        PoolParams {
+            indices: pool.indices.address(),
+            scale_shift: pool.scale_shift.address(),
+            size: [out.h as i32, out.w as i32],
+            kernel: along(op.kernel),
+            stride: along(op.stride),
+            padding: along(op.padding),
+            windows: t.windows.map(|n| n as i32),
+            box_rows: t.pool_rows as i32,
+            places_offset: t.pool_places_offset as i32,
+            gradient_offset: t.pool_gradient_offset as i32,
+            indices_offset: t.pool_indices_offset as i32,
+        }
+    }
+}
+
+impl Params {
+    /// Those of a plan; results, workspace and pool are left to fill in.
+    pub fn of(op: &Conv3d, plan: &Plan, input: &Operand<'_>, grad: &Operand<'_>) -> Params {
+        let (g, b, t) = (&plan.geometry, &plan.blocking, &plan.tiling);
+        let spans = g.spans(b.taps);
+        let axes = [0, 1, 2].map(|i| {
+            let (axis, along) = (&g.axes[i], g.axes[i].box_of(spans[i]));
+            AxisParams {
+                output: axis.output as i32,
+                input: axis.input as i32,
+                tile: t.tile[i] as i32,
+                num_tiles: axis.output.div_ceil(t.tile[i]) as i32,
+                first: axis.first as i32,
+                stride: axis.stride as i32,
+                dilation: axis.dilation as i32,
+                box_step: along.step as i32,
+                row_pixels: along.row_pixels as i32,
+                tap_pixels: along.tap_pixels as i32,
+                taps: axis.taps as i32,
+            }
+        });
+        Params {
+            input: input.memory[0].address(),
+            grad_output: grad.memory[0].address(),
+            grad_filter: 0,
+            grad_bias: 0,
+            partials: 0,
+            input_prologue: input.prologue,
+            grad_prologue: grad.prologue,
+            axes,
+            last_input_t: g.last_input_t as i32,
+            grad_t: g.grad_t as i32,
+            last_grad_t: g.last_grad_t as i32,
+            grad_first_t: g.grad_first as i32,
+            grad_taps: g.grad_taps as i32,
+            grad_tap_rows: (g.grad_dilation * t.tile[1] * t.tile[2]) as i32,
+            grad_box_rows: t.grad_rows as i32,
+            num_outer: g.num_outer as i32,
+            outer_per_split: g.outer_per_split as i32,
+            input_pitch: input.pitch as i32,
+            grad_pitch: grad.pitch as i32,
+            c_in: (op.input.c / op.groups) as i32,
+            c_out: (op.c_out / op.groups) as i32,
+            num_tiles: t.num_tiles as i32,
+            tiles_per_part: plan.cut.tiles_per_part as i32,
+            num_parts: plan.cut.num_parts as i32,
+            tiles_per_split: plan.cut.tiles_per_split as i32,
+            parts_per_split: plan.cut.parts_per_split as i32,
+            accumulates: op.part.is_some_and(|part| part.accumulates()).into(),
+            taps_per_block: b.taps as i32,
+            num_tap_blocks: b.num_tap_blocks as i32,
+            slab_chunks: b.slab_chunks as i32,
+            num_slabs: b.num_slabs as i32,
+            out_chunks: b.out_chunks as i32,
+            num_out_blocks: b.num_out_blocks as i32,
+            warps: b.warps.map(|warps| warps as i32),
+            units: b.variant.units() as i32,
+            out_octets: b.variant.octets() as i32,
+            input_granule: input.granule as i32,
+            grad_granule: grad.granule as i32,
+            has_pixel_pairs: i32::from(g.pixel_pairs),
+            filter_w: op.filter[2] as i32,
+            rows: t.rows as i32,
+            input_rows: RowLayout::of(b.slab_chunks),
+            grad_rows: RowLayout::of(b.out_chunks),
+            box_offset: t.box_offset as i32,
+            factors_offset: t.factors_offset as i32,
+            stages_offset: t.stages_offset as i32,
+            second_input_offset: t.second_input_offset as i32,
+            grad_offset: t.grad_offset as i32,
+            second_grad_offset: t.second_grad_offset as i32,
+            stage_bytes: t.stage_bytes as i32,
+            num_blocks: plan.num_blocks as i32,
+            warps_per_sum: plan.warps_per_sum() as i32,
+            warps_per_split: plan.cut.warps_per_split() as i32,
+            pool: bytemuck::Zeroable::zeroed(),
+        }
+    }
+}
