@@ -6,8 +6,8 @@ use super::{OP, Pathway, Resample, SourceClip};
 use crate::device::{Slice, Stream, launch};
 use crate::error::{Error, Result};
 
-/// The table of clips and frames that the kernel reads, to the start of `to`; what was written.
-pub(super) fn write_table(clips: &[SourceClip], pathways: &[Pathway<'_>], to: &mut [u8]) -> usize {
+/// The table of clips and frames that the kernel reads, to the start of `to`.
+pub(super) fn write_table(clips: &[SourceClip], pathways: &[Pathway<'_>], to: &mut [u8]) {
     let mut len = 0;
     let mut write = |bytes: &[u8]| {
         to[len..len + bytes.len()].copy_from_slice(bytes);
@@ -15,7 +15,6 @@ pub(super) fn write_table(clips: &[SourceClip], pathways: &[Pathway<'_>], to: &m
     };
     clips.iter().for_each(|clip| write(bytemuck::bytes_of(&entry(clip))));
     write(bytemuck::cast_slice(&frame_table(pathways)));
-    len
 }
 
 pub(super) fn forward(

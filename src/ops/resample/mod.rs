@@ -171,15 +171,11 @@ pub fn forward(
     pathways: &[Pathway<'_>],
     workspace: &Slice,
 ) -> Result<()> {
-    check(op, clips, pathways)?;
-    check_table(clips, pathways, workspace)?;
-    if *stream.device() == Device::Cpu {
-        return cpu::forward(op, clips, pathways);
-    }
-    let mut table = vec![0; workspace.len()];
-    let len = launch::write_table(clips, pathways, &mut table);
-    stream.write_small(&table[..len], workspace)?;
-    launch::forward(stream, op, clips, pathways, workspace)
+    run(stream, op, clips, pathways, workspace, || {
+        let mut table = vec![0; table_bytes(clips, pathways)];
+        launch::write_table(clips, pathways, &mut table);
+        stream.write_small(&table, workspace)
+    })
 }
 
 /// The table for [`forward_with_table`], written to the start of `to`, which holds at least [`workspace_bytes`]. Clips say where
@@ -208,12 +204,25 @@ pub fn forward_with_table(
     pathways: &[Pathway<'_>],
     table: &Slice,
 ) -> Result<()> {
+    run(stream, op, clips, pathways, table, || Ok(()))
+}
+
+/// `fill` brings the table to a device that reads it.
+fn run(
+    stream: &Stream,
+    op: &Resample,
+    clips: &[SourceClip],
+    pathways: &[Pathway<'_>],
+    table: &Slice,
+    fill: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     check(op, clips, pathways)?;
     check_table(clips, pathways, table)?;
-    match stream.device() {
-        Device::Cpu => cpu::forward(op, clips, pathways),
-        Device::Cuda(_) | Device::Simt => launch::forward(stream, op, clips, pathways, table),
+    if *stream.device() == Device::Cpu {
+        return cpu::forward(op, clips, pathways);
     }
+    fill()?;
+    launch::forward(stream, op, clips, pathways, table)
 }
 
 fn table_bytes(clips: &[SourceClip], pathways: &[Pathway<'_>]) -> usize {
