@@ -24,29 +24,27 @@ struct Layer {
     is_plain: bool,
 }
 
-const fn layer(
-    name: &'static str,
-    input: [usize; 5],
-    c_out: usize,
-    filter: [usize; 3],
-    stride: [usize; 3],
-    splits: usize,
-    is_plain: bool,
-) -> Layer {
-    Layer { name, input, c_out, filter, stride, splits, is_plain }
-}
+const POINTWISE: Layer = Layer {
+    name: "pointwise",
+    input: [5, 2, 5, 5, 24],
+    c_out: 16,
+    filter: [1; 3],
+    stride: [1; 3],
+    splits: 3,
+    is_plain: false,
+};
 
 #[rustfmt::skip]
 const LAYERS: [Layer; 6] = [
     // clips are joined: splits of 2, 2, 1 clips, each ending within a tile
-    layer("pointwise", [5, 2, 5, 5, 24], 16, [1; 3], [1; 3], 3, false),
+    POINTWISE,
     // gemm_k of the whole batch in slices, and of a part that has fewer tiles
-    layer("slices", [3, 1, 3, 3, 264], 32, [1; 3], [1; 3], 3, false),
-    layer("halo", [5, 2, 5, 6, 8], 8, [1, 3, 3], [1; 3], 3, false),
-    layer("temporal_stride", [5, 3, 6, 5, 16], 40, [3, 1, 1], [1, 2, 2], 3, false),
+    Layer { name: "slices", input: [3, 1, 3, 3, 264], c_out: 32, ..POINTWISE },
+    Layer { name: "halo", input: [5, 2, 5, 6, 8], c_out: 8, filter: [1, 3, 3], ..POINTWISE },
+    Layer { name: "temporal_stride", input: [5, 3, 6, 5, 16], c_out: 40, filter: [3, 1, 1], stride: [1, 2, 2], ..POINTWISE },
     // the filter of a stem, pixels in pairs; a bias
-    layer("stem", [3, 2, 10, 12, 4], 8, [1, 3, 7], [1, 2, 2], 2, true),
-    layer("bias", [7, 1, 4, 5, 20], 12, [1; 3], [1; 3], 4, true),
+    Layer { name: "stem", input: [3, 2, 10, 12, 4], c_out: 8, filter: [1, 3, 7], stride: [1, 2, 2], splits: 2, is_plain: true },
+    Layer { name: "bias", input: [7, 1, 4, 5, 20], c_out: 12, splits: 4, is_plain: true, ..POINTWISE },
 ];
 
 impl Layer {
@@ -244,7 +242,7 @@ fn grad_filter_has_the_bits_of_all_in_every_form() {
 /// The form on wgmma, with tiles of each width, one of which is a part's and not the batch's.
 #[test]
 fn wgmma_has_the_bits_of_all() {
-    let layer = layer("wide", [5, 1, 5, 6, 64], 72, [1, 3, 3], [1; 3], 3, false);
+    let layer = Layer { name: "wide", input: [5, 1, 5, 6, 64], c_out: 72, filter: [1, 3, 3], ..POINTWISE };
     for device in executors::with_kernels() {
         if device == Device::Simt || device.to_string().contains("sm_90") {
             for tile_n in [None, Some(64), Some(128)] {
@@ -264,7 +262,7 @@ fn the_cpu_has_the_bits_of_all() {
         ("large filter", [5, 2, 9, 9, 96], 200, [3, 1, 1], 1, 3),
         ("groups", [5, 2, 9, 9, 32], 32, [1, 3, 3], 4, 3),
     ] {
-        let batch_layer = layer(name, input, c_out, filter, [1; 3], splits, true);
+        let batch_layer = Layer { name, input, c_out, filter, splits, is_plain: true, ..POINTWISE };
         let run = |cut: &[usize]| {
             let stream = Device::Cpu.stream().unwrap();
             let whole = Part::whole(input[0], splits);
