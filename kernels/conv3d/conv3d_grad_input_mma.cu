@@ -6,7 +6,8 @@
 // shared  the block's rows and taps (block_memory_bytes), then the stages; after them in the same place the f32 sums
 // needs   c_in, c_out and pitches multiples of 8, addresses of 16 bytes; one group; less than 2^31 positions; coordinates and
 //         filter extents below 2^14; what lies outside grad_output is zero, whatever the prologue
-// input   grad_output as it is, or A g + B y + C, which the tap at distance 0 may store (prologue.cuh)
+// input   grad_output as it is, or A g + B y + C, which the tap at distance 0 may store (prologue.cuh); `beside`: its channels and then
+//         those of relu(s x + b), with a filter [c_out][c_in] and a bias for each split
 // output  grad_input is overwritten: sums + the other branch's gradient (which may be grad_input), masked, rounded once; the
 //         sums of it that the batch norms before it need are finished by the last blocks
 // tickets are zero before the launch and after it. Deterministic: sums in the order of taps and channels, then of slices.
@@ -30,3 +31,6 @@ CONV3D_GRAD_INPUT_TYPES(conv3d_grad_input_mma128x32, 32, PLAIN)
 CONV3D_GRAD_INPUT_TYPES(conv3d_grad_input_table_mma128x128, 128, JOIN)
 CONV3D_GRAD_INPUT_TYPES(conv3d_grad_input_table_mma128x64, 64, JOIN)
 CONV3D_GRAD_INPUT_TYPES(conv3d_grad_input_table_mma128x32, 32, JOIN)
+CONV3D_GRAD_INPUT_TYPES(conv3d_grad_input_beside_mma128x128, 128, BESIDE)
+CONV3D_GRAD_INPUT_TYPES(conv3d_grad_input_beside_mma128x64, 64, BESIDE)
+CONV3D_GRAD_INPUT_TYPES(conv3d_grad_input_beside_mma128x32, 32, BESIDE)

@@ -85,6 +85,7 @@ __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, B
     float total[8] = {}, products[2][8] = {}, origins[2][8] = {}, origin[8] = {}, bias[8] = {}, scale[8], shift[8];
     if (left > 0) {
         if constexpr (GRAD) {
+            if (e.bias) load_floats<CHECKED>(bias, e.bias, int64_t(b.number.split) * b.channels + c, left);
             if (e.mask_table) {
                 load_floats<CHECKED>(scale, e.mask_table, int64_t(b.number.split) * 2 * b.channels + c, left);
                 load_floats<CHECKED>(shift, e.mask_table, (int64_t(b.number.split) * 2 + 1) * b.channels + c, left);
@@ -110,9 +111,8 @@ __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, B
         const int64_t position = m.targets[row];
         float v[8];
         load8(v, sums + row * Tile::SUMS_PITCH + in_tile);
-        if constexpr (!GRAD)
 #pragma unroll
-            for (int i = 0; i < 8; i++) v[i] += bias[i];
+        for (int i = 0; i < 8; i++) v[i] += bias[i];
         if (e.add) {
             const auto other = load_chunk<T, CHECKED>(e.add, element_of(position, c, e.add_pitch), left);
 #pragma unroll

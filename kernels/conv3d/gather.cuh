@@ -39,6 +39,10 @@ struct Gather {
         int tap, c;
         find(chunk, tap, c);
         const bool exists = chunk < end_chunk;
+        uint64_t source = p.source;
+        int pitch = p.source_pitch;
+        if constexpr (PROLOGUE == BESIDE)
+            if (c >= p.prologue.second_first) c -= p.prologue.second_first, source = p.prologue.second, pitch = p.prologue.second_pitch;
         const Place at = exists ? m.taps[tap] : Place{0, OUTSIDE, OUTSIDE, 0};
 #pragma unroll
         for (int i = 0; i < ROWS_A; i++) {
@@ -47,7 +51,7 @@ struct Gather {
             const bool inside = exists && is_inside(from, at, sizes[0], sizes[1], sizes[2]);
             const int64_t position = inside ? from.linear + at.linear : 0;
             const uint32_t to = smem_u32(stage + chunk_byte<CHUNKS_K>(row, column));
-            cp_async16(to, reinterpret_cast<const T*>(p.source) + (inside ? element_of(position, c, p.source_pitch) : 0),
+            cp_async16(to, reinterpret_cast<const T*>(source) + (inside ? element_of(position, c, pitch) : 0),
                        inside ? 16 : 0);
             if constexpr (PROLOGUE == JOIN)
                 cp_async16(to + SECOND,
@@ -65,6 +69,7 @@ struct Gather {
         const int column = threadIdx.x % COLUMNS;
         const T* filter = reinterpret_cast<const T*>(p.filter);
         const int num_taps = p.gather.t.filter * p.gather.h.filter * p.gather.w.filter;
+        if constexpr (PROLOGUE == BESIDE) filter += int64_t(split) * p.source_channels * p.target_channels;
 #pragma unroll
         for (int i = 0; i < N / 32; i++) {
             const int row = threadIdx.x / COLUMNS + i * ROWS;
@@ -94,7 +99,8 @@ struct Gather {
         const int chunk = step * CHUNKS_K + threadIdx.x % CHUNKS_K;
         int tap, c;
         find(chunk, tap, c);
-        if (chunk < end_chunk) load_factors(factors, p.prologue, split, c);
+        if constexpr (PROLOGUE == BESIDE) c -= p.prologue.second_first;
+        if (chunk < end_chunk && c >= 0) load_factors(factors, p.prologue, split, c);
     }
 
     // Of a stage whose copies have come.
@@ -104,6 +110,8 @@ struct Gather {
         const int column = threadIdx.x % CHUNKS_K;
         int tap, c;
         find(step * CHUNKS_K + column, tap, c);
+        if constexpr (PROLOGUE == BESIDE)
+            if (c < p.prologue.second_first) return;
         const Place at = m.taps[tap];
         // The tap at distance 0 reads every position of the source once: it stores.
         const bool stores = p.prologue.store != 0 && first_n == 0 && (at.t | at.h | at.w) == 0;

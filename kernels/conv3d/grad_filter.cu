@@ -22,7 +22,7 @@
 // grad_filter and grad_bias are overwritten, or added to (accumulates): sums run in the order of the splits, so that a batch whose
 // splits come in several calls has the bits of one call. Deterministic. Either there is one part, whose sums go on from what the
 // gradient holds; or each split has equally many, workspace holds their sums, and conv3d_grad_filter_sum_f32 adds them up in a
-// fixed order. (One block a tile would be too few to read them all.)
+// fixed order: all, or where is_of_splits those of each split. (One block a tile would be too few to read them all.)
 #include "grad_filter_load.cuh"
 #include "grad_filter_store.cuh"
 
@@ -375,12 +375,17 @@ __device__ __forceinline__ void grad_filter(const GradFilterParams& p) {
 
 // Adds up the parts. warps_per_sum warps share the parts of a fragment: warps_per_split those of a split, each takes as many. Then the
 // first adds their sums to those of a split, and these to the gradient.
-// grid   x: blocks of the kernel above, y: their fragments, SUM_WARPS / warps_per_sum a block        block: SUM_WARPS warps
+// grid   x: blocks of the kernel above, y: their fragments, SUM_WARPS / warps_per_sum a block, z: splits, where each has a gradient
+// block  SUM_WARPS warps
 __device__ __forceinline__ void grad_filter_sum(const GradFilterParams& p) {
     DYN_SMEM(float4, shared);  // [SUM_WARPS][32]
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int of_fragment = warp % p.warps_per_sum, fragment = (blockIdx.y * SUM_WARPS + warp) / p.warps_per_sum;
-    const BlockTile b = block_tile(p, blockIdx.x);
+    BlockTile b = block_tile(p, blockIdx.x);
+    // All parts; or, where each split has a gradient, those of the block's.
+    b.split = blockIdx.z;
+    const int first_part = b.split * p.parts_per_split;
+    const int end_part = p.is_of_splits ? min(first_part + p.parts_per_split, p.num_parts) : p.num_parts;
     const int out_octet = fragment % p.out_octets, rest = fragment / p.out_octets;
     const int unit = rest % p.units, warp_mn = rest / p.units, warp_m = warp_mn / p.warps_n;
     const int warp_n = warp_mn - warp_m * p.warps_n;
@@ -392,10 +397,10 @@ __device__ __forceinline__ void grad_filter_sum(const GradFilterParams& p) {
     if (is_first && p.accumulates) load_fragment(p, b, warp_m, warp_n, unit, out_octet, lane, total);
     const int each = (p.parts_per_split + p.warps_per_split - 1) / p.warps_per_split;
     const int at_once = p.warps_per_sum / p.warps_per_split * p.parts_per_split;
-    for (int begin = 0; begin < p.num_parts; begin += at_once) {
+    for (int begin = first_part; begin < end_part; begin += at_once) {
         const int of_split = begin + of_fragment / p.warps_per_split * p.parts_per_split;
         const int first = of_split + of_fragment % p.warps_per_split * each;
-        const int end = min(min(first + each, of_split + p.parts_per_split), p.num_parts);
+        const int end = min(min(first + each, of_split + p.parts_per_split), end_part);
         float sums[4] = {};
         if (is_used) add_parts(p, blockIdx.x, fragment, lane, first, end, sums);
         shared[warp * 32 + lane] = make_float4(sums[0], sums[1], sums[2], sums[3]);

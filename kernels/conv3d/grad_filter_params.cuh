@@ -34,6 +34,8 @@ struct GradFilterParams {
     int32_t num_tiles, tiles_per_part, num_parts;
     int32_t tiles_per_split, parts_per_split;  // of a split that is not the last; of all where there is one part
     int32_t accumulates;                  // grad_filter and grad_bias are added to
+    int32_t is_of_splits;                 // grad_filter [splits][c_out][taps][c_in], grad_bias [splits][c_out]: of one group
+    int32_t reserved;
     int32_t taps_per_block, num_tap_blocks, slab_chunks, num_slabs;
     int32_t out_chunks, num_out_blocks;   // chunks of 8 output channels a block has, and blocks for those of a group
     int32_t warps_m, warps_n, warps_k;
@@ -48,4 +50,4 @@ struct GradFilterParams {
     int32_t warps_per_sum, warps_per_split;  // warps that share the parts of one fragment, and those of one split of it
     GradPoolParams pool;
 };
-static_assert(sizeof(GradFilterParams) == 560, "mirrored in Rust");
+static_assert(sizeof(GradFilterParams) == 568, "mirrored in Rust");

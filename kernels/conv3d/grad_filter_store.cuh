@@ -6,6 +6,7 @@
 // What a block makes of the matrix view.
 struct BlockTile {
     int32_t group, out_chunk, slab_chunk, first_tap, num_taps;
+    int32_t split = 0;  // whose gradient it makes, where each split has one
 };
 
 // Blocks in x: tap block fastest, then slab, output channels, group.
@@ -31,7 +32,7 @@ __device__ __forceinline__ int octets_of(const GradFilterParams& p, const BlockT
 __device__ __forceinline__ float* place_of_sum(const GradFilterParams& p, const BlockTile& b, int octet, int in_octet, int out) {
     const int tap_t = out / (p.out_chunks * 8), of_group = b.out_chunk * 8 + out - tap_t * p.out_chunks * 8;
     if (of_group >= p.c_out || tap_t >= p.grad_taps) return nullptr;
-    const int c_out = b.group * p.c_out + of_group;
+    const int c_out = (b.group + b.split) * p.c_out + of_group;  // splits only where there is one group
     const int of_taps = b.num_taps * p.slab_chunks;
     if (octet >= of_taps)
         return octet == of_taps && in_octet == 0 && has_bias(p, b) ? reinterpret_cast<float*>(p.grad_bias) + c_out : nullptr;

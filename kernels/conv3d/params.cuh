@@ -7,13 +7,14 @@
 // are changed on their way in. See prologue.cuh.
 struct PrologueParams {
     uint64_t table;         // f32 [splits][table_rows][channels]; 0: no prologue
-    uint64_t second;        // 16-bit [positions][second_pitch]: the residual, or y of A g + B y + C; 0: none
+    uint64_t second;        // 16-bit [positions][second_pitch]: the residual, y of A g + B y + C, or what lies beside; 0: none
     uint64_t second_table;  // f32 [splits][2][channels] for a residual that is normalised too; 0: it is taken as it is
     uint64_t store;         // 16-bit [positions][store_pitch]: receives the result once; 0: nothing is stored
     int32_t table_rows;     // 2: scale, shift   3: A, B, C
     int32_t channels;
     int32_t second_pitch, store_pitch;
-    int32_t has_relu, reserved;
+    int32_t has_relu;
+    int32_t second_first;   // side by side: the channel that `second` begins with
 };
 static_assert(sizeof(PrologueParams) == 56, "mirrored in Rust");
 
@@ -27,7 +28,7 @@ static_assert(sizeof(GradNormParams) == 72, "mirrored in Rust");
 
 // What happens to the sums, in this order; an address of 0 leaves a step out.
 struct EpilogueParams {
-    uint64_t bias;        // f32 [channels]: added
+    uint64_t bias;        // f32 [channels], of grad_input [splits][channels]: added
     uint64_t add;         // 16-bit [positions][add_pitch]: added; may be the target itself
     uint64_t mask;        // 16-bit [positions][mask_pitch]: kept where it is positive, else 0
     uint64_t mask_table;  // f32 [splits][2][channels]: the mask is scale * mask + shift
@@ -41,7 +42,7 @@ static_assert(sizeof(EpilogueParams) == 264, "mirrored in Rust");
 
 struct Conv3dParams {
     uint64_t source;      // 16-bit [n][t][h][w][source_pitch]: the input, or the gradient of the output
-    uint64_t filter;      // 16-bit [c_out][ft][fh][fw][c_in / groups]
+    uint64_t filter;      // 16-bit [c_out][ft][fh][fw][c_in / groups]; side by side: [splits][c_out][c_in]
     uint64_t target;      // 16-bit [n][t][h][w][target_pitch]: the output, or the gradient of the input
     uint64_t tickets;     // u32 [columns][splits * groups_per_split + 1], then [columns][tiles] with slices; zero
     uint64_t partials;    // f32 [tiles][rows of sums][channels]

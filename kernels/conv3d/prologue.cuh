@@ -4,12 +4,13 @@
 // One tensor:   relu(s x + b)
 // Two tensors:  s x + u y + c, with or without ReLU: the residual joins (u = 1, c = b; or u = s2, c = b + b2) and the
 //               gradient of batch norm dy = A g + B y + C.
+// Two side by side:  the first tensor's channels as they are, then those of relu(s x + b); each split has a filter of its own.
 // A ReLU lets a NaN pass.
 #pragma once
 #include "../common/vector_io.cuh"
 #include "params.cuh"
 
-enum Prologue { PLAIN = 0, AFFINE = 1, JOIN = 2 };  // none; relu(s x + b); two tensors
+enum Prologue { PLAIN = 0, AFFINE = 1, JOIN = 2, BESIDE = 3 };  // none; relu(s x + b); two tensors; two side by side
 
 // Per-channel factors of one chunk, in registers.
 struct AffineChunk {

@@ -8,6 +8,7 @@ mod grad_filter;
 mod grad_filter_pool;
 mod kernels;
 mod mapping;
+mod of_splits;
 mod split_order;
 mod tiles;
 mod typed;

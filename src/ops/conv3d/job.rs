@@ -111,7 +111,11 @@ impl<'a> Job<'a> {
             launches_before: self.launches_before,
             is_aligned: self.has_even_pitches && !self.memory.is_misaligned,
             num_sms: num_sms(self.stream),
-            method: method::of(self.name, self.stream)?,
+            // Tensors side by side are for layers that memory bounds: mma.sync alone has them.
+            method: match self.on_load {
+                OnLoad::Beside => method::Method::Mma,
+                _ => method::of(self.name, self.stream)?,
+            },
         };
         let pairs = plan::pairs(self.op).filter(|_| self.may_pair && request.is_aligned);
         request.is_aligned &= !self.may_pair || pairs.is_some();

@@ -196,7 +196,7 @@ pub(super) fn grad_input(
     job.run()
 }
 
-fn fill_grad_epilogue<'a>(job: &mut Job<'a>, epilogue: &GradEpilogue<'a>, grad_input: &Tensor) {
+pub(super) fn fill_grad_epilogue<'a>(job: &mut Job<'a>, epilogue: &GradEpilogue<'a>, grad_input: &Tensor) {
     let e = &mut job.params.epilogue;
     (e.add, e.add_pitch) = placed(epilogue.add);
     // The same thread reads an element and then writes it: the result may replace what is added.
@@ -250,7 +250,7 @@ fn prologue_params(p: &Prologue<'_>) -> PrologueParams {
         second_pitch,
         store_pitch,
         has_relu: 1,
-        reserved: 0,
+        second_first: 0,
     }
 }
 
@@ -272,7 +272,7 @@ fn table_params(t: &GradTable<'_>) -> PrologueParams {
         second_pitch,
         store_pitch,
         has_relu: 0,
-        reserved: 0,
+        second_first: 0,
     }
 }
 

@@ -11,6 +11,7 @@ mod grad_filter;
 mod job;
 mod launch;
 mod method;
+mod of_splits;
 mod params;
 mod plan;
 #[doc(hidden)]
@@ -22,6 +23,7 @@ pub use grad_filter::{GradFilterSources, GradPool};
 pub use grad_filter::{Limits as GradFilterLimits, with_grad_filter_limits};
 #[doc(hidden)]
 pub use method::{Method, with_method};
+pub use of_splits::{Beside, grad_filter_of_splits, grad_input_beside, workspace_bytes_of_splits};
 
 use crate::device::cpu::Isa;
 use crate::device::{Device, Slice, Stream, Tensor, with_host};
@@ -110,7 +112,7 @@ impl Conv3d {
 pub fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction) -> usize {
     match stream.device() {
         Device::Cpu => Isa::chosen().map_or(0, |isa| cpu::workspace_len(isa, op, direction) * size_of::<f32>()),
-        device if direction == Direction::GradFilter => grad_filter::workspace_bytes(device, op, 1),
+        device if direction == Direction::GradFilter => grad_filter::workspace_bytes(device, op, 1, false),
         _ => launch::workspace_bytes(stream, op, direction, 1, 0),
     }
 }
@@ -121,7 +123,7 @@ pub fn workspace_bytes(stream: &Stream, op: &Conv3d, direction: Direction) -> us
 pub fn workspace_bytes_fused(stream: &Stream, op: &Conv3d, direction: Direction, splits: usize) -> usize {
     match (stream.device(), direction) {
         (Device::Cpu, _) => 0,
-        (device, Direction::GradFilter) => grad_filter::workspace_bytes(device, op, splits),
+        (device, Direction::GradFilter) => grad_filter::workspace_bytes(device, op, splits, false),
         (_, Direction::Forward) => launch::workspace_bytes(stream, op, direction, splits, 3),
         (_, Direction::GradInput) => launch::workspace_bytes(stream, op, direction, splits, 3),
     }
@@ -329,7 +331,7 @@ pub fn grad_filter_fused(
         grad_filter::check_sources(op, from)?;
         let splits = grad_filter::splits_of(op, from);
         check::workspace(OP, workspace, workspace_bytes_fused(stream, op, Direction::GradFilter, splits))?;
-        return grad_filter::run(stream, op, from, grad_filter, grad_bias, workspace);
+        return grad_filter::run(stream, op, from, grad_filter, grad_bias, false, workspace);
     }
     check::workspace(OP, workspace, workspace_bytes(stream, op, Direction::GradFilter))?;
     let GradFilterSources { input, grad_output, .. } = *from;

@@ -89,7 +89,7 @@ pub(super) struct PrologueParams {
     pub second_pitch: i32,
     pub store_pitch: i32,
     pub has_relu: i32,
-    pub reserved: i32,
+    pub second_first: i32,
 }
 
 #[repr(C)]

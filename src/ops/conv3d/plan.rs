@@ -38,6 +38,8 @@ pub(super) enum OnLoad {
     Affine,
     /// Two tensors: a residual join, or `A g + B y + C`.
     Join,
+    /// Two tensors side by side, the channels of one and then those of the other: see [`Beside`](super::Beside).
+    Beside,
 }
 
 /// What is planned.
@@ -275,6 +277,7 @@ impl Form {
             (OnLoad::Affine, _) => "affine_",
             (OnLoad::Join, false) => "join_",
             (OnLoad::Join, true) => "table_",
+            (OnLoad::Beside, _) => "beside_",
         };
         let (m, n) = (self.tile_m, self.tile_n);
         if let Some(form) = self.wgmma {

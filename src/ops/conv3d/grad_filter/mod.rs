@@ -90,6 +90,7 @@ pub(super) fn prefers_stored_grad(device: &Device, op: &Conv3d, splits: usize, h
         has_grad_prologue: true,
         pixel_pairs: false,
         has_bias: false,
+        of_splits: false,
         pool: None,
     };
     let gain_us = plan::gain_of_stored_grad_us(op, sources, limits(device));
@@ -100,8 +101,8 @@ pub(super) fn prefers_stored_grad(device: &Device, op: &Conv3d, splits: usize, h
 }
 
 /// Other ops' tickets stay as they are: this one needs none.
-pub(super) fn workspace_bytes(device: &Device, op: &Conv3d, splits: usize) -> usize {
-    TICKET_BYTES + plan::workspace_bytes(op, splits.max(1), limits(device))
+pub(super) fn workspace_bytes(device: &Device, op: &Conv3d, splits: usize, of_splits: bool) -> usize {
+    TICKET_BYTES + plan::workspace_bytes(op, splits.max(1), of_splits, limits(device))
 }
 
 /// Whether there is a kernel for a convolution and the pool behind it: a max over at most 256 rows and columns, 8 channels at a time.
@@ -132,13 +133,14 @@ fn planned(op: &Conv3d, sources: Sources, limits: Limits) -> Result<Plan> {
     Ok(plan)
 }
 
-/// Launches the kernels. Shapes are checked.
+/// Launches the kernels. Shapes are checked. `of_splits`: each split has a gradient of its own, one after the other.
 pub(super) fn run(
     stream: &Stream,
     op: &Conv3d,
     from: &GradFilterSources<'_>,
     grad_filter: &Slice,
     grad_bias: Option<&Slice>,
+    of_splits: bool,
     workspace: &Slice,
 ) -> Result<()> {
     check_limits(op, from)?;
@@ -159,6 +161,7 @@ pub(super) fn run(
         has_grad_prologue: from.grad_table.is_some(),
         pixel_pairs: from.prologue.is_none() && input.granule >= 8 && geometry::Geometry::has_pixel_pairs(op),
         has_bias: grad_bias.is_some(),
+        of_splits,
         pool: from.pool.map(|pool| Windows {
             kernel: [pool.op.kernel[1], pool.op.kernel[2]],
             stride: [pool.op.stride[1], pool.op.stride[2]],
@@ -191,7 +194,8 @@ pub(super) fn run(
     if !plan.cut.has_partials {
         return Ok(());
     }
-    let grid = [plan.num_blocks as u32, plan.sum_blocks() as u32, 1];
+    let gradients = if of_splits { plan.cut.splits() } else { 1 };
+    let grid = [plan.num_blocks as u32, plan.sum_blocks() as u32, gradients as u32];
     let config = LaunchConfig { grid, block: [32 * SUM_WARPS as u32, 1, 1], shared_bytes: 512 * SUM_WARPS as u32 };
     launch::run(stream, OP, "conv3d_grad_filter_sum_f32", config, &[workspace], &results, &params)
 }

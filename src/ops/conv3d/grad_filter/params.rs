@@ -95,6 +95,8 @@ pub(super) struct Params {
     pub tiles_per_split: i32,
     pub parts_per_split: i32,
     pub accumulates: i32,
+    pub is_of_splits: i32,
+    pub reserved: i32,
     pub taps_per_block: i32,
     pub num_tap_blocks: i32,
     pub slab_chunks: i32,
@@ -125,8 +127,8 @@ pub(super) struct Params {
 }
 
 const _: () = assert!(size_of::<AxisParams>() == 44);
-const _: () = assert!(size_of::<PoolParams>() == 72 && size_of::<Params>() == 560 && offset_of!(Params, axes) == 152);
-const _: () = assert!(offset_of!(Params, last_input_t) == 284 && offset_of!(Params, stage_bytes) == 472);
+const _: () = assert!(size_of::<PoolParams>() == 72 && size_of::<Params>() == 568 && offset_of!(Params, axes) == 152);
+const _: () = assert!(offset_of!(Params, last_input_t) == 284 && offset_of!(Params, stage_bytes) == 480);
 
 impl PoolParams {
     pub fn of(pool: &GradPool<'_>, plan: &Plan) -> PoolParams {
@@ -196,7 +198,9 @@ impl Params {
             num_parts: plan.cut.num_parts as i32,
             tiles_per_split: plan.cut.tiles_per_split as i32,
             parts_per_split: plan.cut.parts_per_split as i32,
-            accumulates: op.part.is_some_and(|part| part.accumulates()).into(),
+            accumulates: i32::from(!plan.of_splits && op.part.is_some_and(|part| part.accumulates())),
+            is_of_splits: plan.of_splits.into(),
+            reserved: 0,
             taps_per_block: b.taps as i32,
             num_tap_blocks: b.num_tap_blocks as i32,
             slab_chunks: b.slab_chunks as i32,

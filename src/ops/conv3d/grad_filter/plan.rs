@@ -69,6 +69,8 @@ pub(super) struct Sources {
     pub has_grad_prologue: bool,
     pub pixel_pairs: bool,
     pub has_bias: bool,
+    /// Whether each split has a gradient of its own.
+    pub of_splits: bool,
     /// With one: the gradient's tensor is that of the pool's output, beside y.
     pub pool: Option<Windows>,
 }
@@ -118,6 +120,8 @@ pub(super) struct Plan {
     /// Blocks in x of the grid.
     pub num_blocks: usize,
     pub cut: Cut,
+    /// Whether each split has a gradient of its own.
+    pub of_splits: bool,
     /// Predicted microseconds at 1.7 GHz, memory warm.
     pub predicted_us: f64,
 }
@@ -125,7 +129,8 @@ pub(super) struct Plan {
 impl Plan {
     /// Warps that share the parts of a fragment in the launch that adds them up.
     pub fn warps_per_sum(&self) -> usize {
-        (self.cut.warps_per_split() * self.cut.splits().next_power_of_two()).min(SUM_WARPS)
+        let splits = if self.of_splits { 1 } else { self.cut.splits() };
+        (self.cut.warps_per_split() * splits.next_power_of_two()).min(SUM_WARPS)
     }
 
     /// Blocks in y of the launch that adds up the parts.
@@ -197,6 +202,7 @@ fn plan_for(op: &Conv3d, side: TapsOfTime, sources: Sources, limits: Limits) -> 
                 tiling: Tiling { num_tiles, ..tiling },
                 num_blocks,
                 cut: cut.of_tiles(num_tiles),
+                of_splits: sources.of_splits,
                 predicted_us,
             });
         }
@@ -221,8 +227,9 @@ pub(super) fn gain_of_stored_grad_us(op: &Conv3d, fused: Sources, limits: Limits
     Some(saved_us - clocks / 1700.0)
 }
 
-/// Bytes of workspace that any plan of this convolution with so many splits needs within these limits.
-pub(super) fn workspace_bytes(op: &Conv3d, splits: usize, limits: Limits) -> usize {
+/// Bytes of workspace that any plan of this convolution with so many splits needs within these limits; `of_splits`: where each has a
+/// gradient of its own.
+pub(super) fn workspace_bytes(op: &Conv3d, splits: usize, of_splits: bool, limits: Limits) -> usize {
     let batch = op.batch(splits);
     let (splits_of_batch, splits_at_hand) = (batch.splits_of(batch.batch_clips), batch.splits_of(op.input.n));
     let pairs = [false, true].into_iter().filter(|&pairs| !pairs || Geometry::has_pixel_pairs(op));
@@ -238,6 +245,7 @@ pub(super) fn workspace_bytes(op: &Conv3d, splits: usize, limits: Limits) -> usi
             has_grad_prologue: false,
             pixel_pairs,
             has_bias,
+            of_splits,
             pool,
         };
         TapsOfTime::allowed(op, &sources).into_iter().filter_map(move |side| {

@@ -70,7 +70,7 @@ const MOST_WAVES: usize = 4;
 /// How a batch may be cut into parts; does not depend on tiles, so that a workspace fits all sources.
 pub struct Room {
     /// Whether it may be one part. Warps that share a tile's rows have sums of their own, which end with a split; and the kernel that
-    /// gathers through a pool has no registers left to go on with.
+    /// gathers through a pool has no registers left to go on with; and splits may each have a gradient.
     pub is_continuous: bool,
     /// As many as there are places for blocks, or one; 0: it must be one part.
     pub parts_per_split: usize,
@@ -80,7 +80,7 @@ impl Room {
     pub fn of(blocking: &Blocking, sources: &Sources, num_blocks: usize, splits: usize, num_sms: usize) -> Room {
         let places = num_sms * blocking.blocks_per_sm();
         let most = (places / num_blocks).clamp(1, MAX_PARTS);
-        let is_continuous = splits == 1 || (blocking.warps[2] == 1 && sources.pool.is_none());
+        let is_continuous = splits == 1 || (blocking.warps[2] == 1 && sources.pool.is_none() && !sources.of_splits);
         let is_affordable = splits <= (MOST_WAVES * most).min(MAX_PARTS) || !is_continuous;
         Room { is_continuous, parts_per_split: if is_affordable { (most / splits).max(1) } else { 0 } }
     }

@@ -53,6 +53,7 @@ fn sources(op: &Conv3d, splits: usize) -> Sources {
         has_grad_prologue: true,
         pixel_pairs,
         has_bias: false,
+        of_splits: false,
         pool: None,
     }
 }
@@ -97,9 +98,15 @@ fn plans_cover_the_sum() {
                 assert!(b.taps * b.slab_chunks <= b.warps[0] * b.variant.units() * 2, "{plan}");
                 assert!(b.out_chunks * b.grad_taps <= b.warps[1] * b.variant.octets(), "{plan}");
                 assert!(b.out_chunks * b.num_out_blocks * 8 >= op.c_out, "{plan}");
-                let bytes =
-                    if plan.cut.has_partials { plan.cut.num_parts * plan.num_blocks * b.sum_bytes() } else { 0 };
-                assert!(bytes <= workspace_bytes(&op, splits, limits), "{plan}");
+                let bytes = |plan: &Plan| {
+                    let sum_bytes = plan.blocking.sum_bytes();
+                    if plan.cut.has_partials { plan.cut.num_parts * plan.num_blocks * sum_bytes } else { 0 }
+                };
+                assert!(bytes(&plan) <= workspace_bytes(&op, splits, false, limits), "{plan}");
+                let own = Sources { of_splits: true, ..sources(&op, splits) };
+                let own = super::plan(&op, own, limits).expect("a plan");
+                assert!(own.cut.has_partials || splits == 1, "{own}");
+                assert!(bytes(&own) <= workspace_bytes(&op, splits, true, limits), "{own}");
             }
         }
     }
