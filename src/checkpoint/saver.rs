@@ -26,12 +26,12 @@ impl Saver {
         &self.store
     }
 
-    /// Begins to save `checkpoint`, once the one before is saved. `log` is brought to the disk first: a checkpoint must not
-    /// be newer than the log that belongs to it.
+    /// Begins to save what `checkpoint` makes (in the thread), once the one before is saved. `log` is brought to the disk
+    /// first: a checkpoint must not be newer than the log that belongs to it.
     ///
     /// # Errors
     /// Of the save before, as [`Store::save`]; the new one is then not begun. Its own error comes from a later call.
-    pub fn begin(&mut self, checkpoint: Checkpoint, log: Option<File>) -> Result<()> {
+    pub fn begin(&mut self, checkpoint: impl FnOnce() -> Checkpoint + Send + 'static, log: Option<File>) -> Result<()> {
         self.wait()?;
         let store = self.store.clone();
         let save = move || {
@@ -40,8 +40,10 @@ impl Saver {
                 let failed = |e| Error::Checkpoint(format!("cannot save: the log cannot be synced: {e}"));
                 log.sync_all().map_err(failed)?;
             }
-            store.save(&checkpoint)?;
-            Ok(start.elapsed())
+            store.save(&checkpoint())?;
+            let took = start.elapsed();
+            tracing::debug!("checkpoint: written in {:.1} ms", took.as_secs_f64() * 1e3);
+            Ok(took)
         };
         let spawned = std::thread::Builder::new().name("checkpoint".into()).spawn(save);
         let failed = |e| Error::Checkpoint(format!("cannot save: no thread can be started: {e}"));

@@ -9,7 +9,7 @@ use super::log::{Epoch, Line, Run};
 use super::{Eta, Evaluation, Progress, Start, Summary, Trainer};
 use crate::checkpoint::{Checkpoint, State};
 use crate::error::{Error, Result};
-use crate::model::{LossScale, OptimizerState};
+use crate::model::LossScale;
 use crate::shape::StepShape;
 
 /// Saving between epochs takes at most one part in so many of the time.
@@ -252,13 +252,17 @@ impl Trainer {
         self.state.wall_s = self.clock.wall_s();
         self.state.cpu_s = self.clock.cpu_s();
         self.state.bad_clips = self.bad_clips();
-        let network = &self.road.network;
-        let (model, OptimizerState { momentum, loss_scale, .. }) = (network.state_dict()?, network.optimizer_state()?);
-        if let Some(LossScale { scale, good_steps }) = loss_scale {
+        let copy = self.road.network.snapshot()?;
+        if let Some(LossScale { scale, good_steps }) = copy.loss_scale() {
             // A network without one leaves that of the run before.
             (self.state.loss_scale, self.state.loss_scale_good_steps) = (Some(scale), good_steps);
         }
-        self.saver.begin(Checkpoint { state: self.state.clone(), model, momentum }, Some(self.log.file()?))?;
+        let state = self.state.clone();
+        let checkpoint = move || {
+            let (model, momentum) = (copy.state_dict(), copy.optimizer_state().momentum);
+            Checkpoint { state, model, momentum }
+        };
+        self.saver.begin(checkpoint, Some(self.log.file()?))?;
         self.saved_iteration = self.state.iteration;
         *last_save = LastSave { at: Instant::now() };
         tracing::debug!("checkpoint: training waited {:.1} ms", start.elapsed().as_secs_f64() * 1e3);

@@ -158,13 +158,13 @@ fn a_thread_saves_one_checkpoint_after_the_other() {
     assert!(!saver.is_busy().unwrap(), "nothing was begun");
     let log = fs::File::create(folder.path().join("log")).unwrap();
     for iteration in 1..4 {
-        saver.begin(checkpoint(iteration), Some(log.try_clone().unwrap())).unwrap();
+        saver.begin(move || checkpoint(iteration), Some(log.try_clone().unwrap())).unwrap();
     }
     assert!(store.list().unwrap().len() >= 2, "those before the last are complete");
     saver.wait().unwrap();
     assert_eq!(names(&store), ["iteration_00000001", "iteration_00000002", "iteration_00000003"]);
     assert!(!saver.is_busy().unwrap() && !saver.took().is_zero());
-    saver.begin(checkpoint(4), None).unwrap();
+    saver.begin(|| checkpoint(4), None).unwrap();
     drop(saver);
     assert_eq!(
         Checkpoint::load(&store.newest().unwrap().unwrap()).unwrap(),
@@ -178,22 +178,26 @@ fn an_error_of_the_thread_that_saves_comes_once_and_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path(), 9).unwrap();
     let mut saver = Saver::new(store.clone());
-    saver.begin(checkpoint(1), None).unwrap();
+    saver.begin(|| checkpoint(1), None).unwrap();
     let mut broken = checkpoint(2);
     broken.momentum[0].values.pop();
     let is_named = |error: Error| {
         let text = error.to_string();
         matches!(error, Error::Checkpoint(_)) && text.contains("cannot save") && text.contains("00000001 is complete")
     };
+    let made = |checkpoint: &Checkpoint| {
+        let copy = checkpoint.clone();
+        move || copy
+    };
     // By the next save, by a question, or by waiting: each time it is told once.
-    saver.begin(broken.clone(), None).unwrap();
-    assert!(is_named(saver.begin(checkpoint(3), None).unwrap_err()));
-    saver.begin(broken.clone(), None).unwrap();
+    saver.begin(made(&broken), None).unwrap();
+    assert!(is_named(saver.begin(|| checkpoint(3), None).unwrap_err()));
+    saver.begin(made(&broken), None).unwrap();
     let told = std::iter::repeat_with(|| saver.is_busy()).find(|busy| !matches!(busy, Ok(true)));
     assert!(is_named(told.unwrap().unwrap_err()) && !saver.is_busy().unwrap());
-    saver.begin(broken, None).unwrap();
+    saver.begin(made(&broken), None).unwrap();
     assert!(is_named(saver.wait().unwrap_err()) && saver.wait().is_ok());
-    saver.begin(checkpoint(4), None).unwrap();
+    saver.begin(|| checkpoint(4), None).unwrap();
     saver.wait().unwrap();
     assert_eq!(names(&store), ["iteration_00000001", "iteration_00000004"]);
 }

@@ -36,12 +36,14 @@ mod poison;
 mod precise;
 mod prepare;
 mod profile;
+mod snapshot;
 mod state;
 mod train_step;
 mod update;
 
 pub use precise::PreciseStatistics;
 pub use profile::Profile;
+pub use snapshot::Snapshot;
 pub use state::{LossScale, NamedArray, OptimizerState, fold_sub_batch_norm};
 pub use train_step::{StepInputs, StepResults, StepTargets};
 

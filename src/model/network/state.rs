@@ -7,7 +7,6 @@ use crate::device::Slice;
 use crate::error::{Error, Result};
 use crate::model::layers::{Param, ParamKind};
 use crate::ops::batch_norm::fold_split_statistics;
-use crate::ops::sgd;
 
 /// A named array in PySlowFast's shape and order (row-major; filters `[c_out][c_in / groups][ft][fh][fw]`).
 #[derive(Clone, Debug, PartialEq)]
@@ -43,25 +42,7 @@ pub struct LossScale {
 impl Network {
     /// Parameters and running statistics in PySlowFast's order. `…num_batches_tracked` are exact up to 2^24.
     pub fn state_dict(&self) -> Result<Vec<NamedArray>> {
-        let (mut state, tracked) = (vec![], self.count_batches_tracked()?);
-        let mut norms = self.model.norms.iter().zip(&self.arrays.norm);
-        for (param, slice) in self.model.params.iter().zip(&self.arrays.param) {
-            state.push(export(param, slice)?);
-            if param.kind != ParamKind::Beta {
-                continue;
-            }
-            if let Some((norm, (mean, var))) = norms.next() {
-                let array = |suffix: &str, shape: Vec<usize>, values: Vec<f32>| NamedArray {
-                    name: format!("{}.{suffix}", norm.name),
-                    shape,
-                    values,
-                };
-                state.push(array("running_mean", vec![norm.c], mean.read()?));
-                state.push(array("running_var", vec![norm.c], var.read()?));
-                state.push(array("num_batches_tracked", vec![], vec![tracked as f32]));
-            }
-        }
-        Ok(state)
+        Ok(self.snapshot()?.state_dict())
     }
 
     /// Replaces parameters and running statistics. Every parameter and statistic must be there with its shape, nothing
@@ -94,7 +75,7 @@ impl Network {
 
     /// Gradients of the last step under the parameters' names.
     pub fn gradients(&self) -> Result<Vec<NamedArray>> {
-        self.model.params.iter().zip(&self.arrays.grad).map(|(p, slice)| export(p, slice)).collect()
+        self.model.params.iter().zip(&self.arrays.grad).map(|(p, slice)| Ok(export(p, &slice.read()?))).collect()
     }
 
     /// Momenta and loss scale, for a checkpoint.
@@ -103,14 +84,7 @@ impl Network {
     /// A network that is prepared for evaluation only.
     pub fn optimizer_state(&self) -> Result<OptimizerState> {
         self.check_trains()?;
-        let parts = self.model.params.iter();
-        let momentum = parts
-            .map(|p| export(p, &self.arrays.momentum.part(p.offset, p.stored_len())?))
-            .collect::<Result<Vec<_>>>()?;
-        let state = sgd::State::read(&self.block.state)?;
-        let loss_scale = LossScale { scale: state.loss_scale, good_steps: state.good_steps };
-        let loss_scale = self.scales_loss().then_some(loss_scale);
-        Ok(OptimizerState { has_momentum: state.is_momentum_empty == 0, momentum, loss_scale })
+        Ok(self.snapshot()?.optimizer_state())
     }
 
     /// Replaces the momenta, and the loss scale where there is one. On an error nothing was changed.
@@ -171,14 +145,14 @@ fn refuse_unknown(rest: &HashMap<&str, &NamedArray>) -> Result<()> {
 }
 
 /// From storage order to PySlowFast's.
-fn export(param: &Param, slice: &Slice) -> Result<NamedArray> {
-    let stored = param.without_gaps(slice.read::<f32>()?);
+pub(super) fn export(param: &Param, stored: &[f32]) -> NamedArray {
+    let stored = param.without_gaps(stored.to_vec());
     let (name, shape) = (param.name.clone(), param.shape.clone());
     let values = match taps_and_channels(param) {
         Some((taps, c_in)) => transpose(&stored, taps, c_in),
         None => stored,
     };
-    Ok(NamedArray { name, shape, values })
+    NamedArray { name, shape, values }
 }
 
 /// From PySlowFast's order to storage order.
