@@ -88,3 +88,16 @@ struct NormRunningAllParams {
     int32_t reserved;
 };
 static_assert(sizeof(NormRunningEntry) == 32 && sizeof(NormRunningAllParams) == 24, "mirrored in Rust");
+
+// One of many norms whose moments are added up in one launch.
+struct NormMomentsEntry {
+    uint64_t stats;                        // f32 [splits][3][channels]
+    uint64_t sums;                         // f64 [2][channels]
+    int32_t channels, splits;
+    int32_t clips, clips_per_split;        // the last split may have fewer
+    int32_t positions_per_clip, reserved;
+};
+struct NormMomentsParams {
+    uint64_t entries;  // NormMomentsEntry [blocks in y]
+};
+static_assert(sizeof(NormMomentsEntry) == 40 && sizeof(NormMomentsParams) == 8, "mirrored in Rust");

@@ -2,10 +2,10 @@
 
 use super::fused::{GradTables, Mask, Tables};
 use super::params::{
-    ApplyParams, FinaliseParams, GradientParams, GradientSumsParams, GradientTables, RunningAllParams, RunningParams,
-    StatisticsParams, StatisticsTables, TableKind,
+    ApplyParams, FinaliseParams, GradientParams, GradientSumsParams, GradientTables, MomentsParams, RunningAllParams,
+    RunningParams, StatisticsParams, StatisticsTables, TableKind,
 };
-use super::{BatchNorm, RunningTable, plan};
+use super::{BatchNorm, MomentsTable, RunningTable, plan};
 use crate::device::{LaunchConfig, Slice, Stream, Tensor, launch};
 use crate::error::Result;
 use crate::ops::check;
@@ -284,6 +284,14 @@ fn per_channel(op: &BatchNorm) -> LaunchConfig {
     LaunchConfig { grid, block: [THREADS as u32, 1, 1], shared_bytes: 0 }
 }
 
+/// Likewise for several norms, one in y of the grid each; `None` without a norm.
+fn per_channel_of_all<'a>(ops: impl ExactSizeIterator<Item = &'a BatchNorm>) -> Option<LaunchConfig> {
+    let num_norms = ops.len() as u32;
+    let widest = ops.map(|op| op.shape.c).max()?;
+    let grid = [widest.div_ceil(THREADS) as u32, num_norms, 1];
+    Some(LaunchConfig { grid, block: [THREADS as u32, 1, 1], shared_bytes: 0 })
+}
+
 pub(super) fn update_running(
     stream: &Stream,
     name: &'static str,
@@ -315,14 +323,21 @@ pub(super) fn update_running_all(
     skipped: Option<&Slice>,
 ) -> Result<()> {
     let norms = table.norms();
-    let Some(widest) = norms.iter().map(|norm| norm.op.shape.c).max() else { return Ok(()) };
+    let Some(config) = per_channel_of_all(norms.iter().map(|norm| &norm.op)) else { return Ok(()) };
     let params =
         RunningAllParams { entries: table.entries().address(), skipped: address(skipped), momentum, reserved: 0 };
-    let grid = [widest.div_ceil(THREADS) as u32, norms.len() as u32, 1];
-    let config = LaunchConfig { grid, block: [THREADS as u32, 1, 1], shared_bytes: 0 };
     let reads: Vec<&Slice> = norms.iter().map(|norm| &norm.stats).chain([table.entries()]).chain(skipped).collect();
     let writes: Vec<&Slice> = norms.iter().flat_map(|norm| &norm.running).collect();
     launch::run(stream, name, "batch_norm_update_running_all_f32", config, &reads, &writes, &params)
+}
+
+pub(super) fn add_moments_all(stream: &Stream, name: &'static str, table: &MomentsTable) -> Result<()> {
+    let norms = table.norms();
+    let Some(config) = per_channel_of_all(norms.iter().map(|norm| &norm.op)) else { return Ok(()) };
+    let params = MomentsParams { entries: table.entries().address() };
+    let reads: Vec<&Slice> = norms.iter().map(|norm| &norm.stats).chain([table.entries()]).collect();
+    let writes: Vec<&Slice> = norms.iter().map(|norm| &norm.sums).collect();
+    launch::run(stream, name, "batch_norm_add_moments_f32", config, &reads, &writes, &params)
 }
 
 pub(super) fn running_scale_shift(

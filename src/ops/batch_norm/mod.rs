@@ -8,6 +8,7 @@ mod cpu;
 mod fold;
 mod fused;
 mod launch;
+mod moments;
 pub(crate) mod params;
 mod plan;
 pub mod reference;
@@ -20,6 +21,7 @@ pub use fused::{
     running_scale_shift, statistics,
 };
 
+pub use moments::{MomentsNorm, MomentsTable, add_moments_all, read_moments};
 pub use running::backward_eval;
 pub use running_table::{RunningNorm, RunningTable, update_running_all};
 

@@ -162,8 +162,28 @@ pub(super) struct RunningAllParams {
     pub reserved: i32,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(super) struct MomentsEntry {
+    pub stats: u64,
+    pub sums: u64,
+    pub channels: i32,
+    pub splits: i32,
+    pub clips: i32,
+    pub clips_per_split: i32,
+    pub positions_per_clip: i32,
+    pub reserved: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(super) struct MomentsParams {
+    pub entries: u64,
+}
+
 const _: () = assert!(size_of::<StatisticsTables>() == 72 && size_of::<GradientTables>() == 56);
 const _: () = assert!(size_of::<StatisticsParams>() == 144 && size_of::<ApplyParams>() == 128);
 const _: () = assert!(size_of::<GradientSumsParams>() == 160 && size_of::<GradientParams>() == 128);
 const _: () = assert!(size_of::<FinaliseParams>() == 168 && size_of::<RunningParams>() == 64);
 const _: () = assert!(size_of::<RunningEntry>() == 32 && size_of::<RunningAllParams>() == 24);
+const _: () = assert!(size_of::<MomentsEntry>() == 40 && size_of::<MomentsParams>() == 8);

@@ -1,12 +1,13 @@
 //! The kernels behind `forward_train`, `backward`, `forward_eval` and `update_running`, in each type that activations have there.
 
 use vcycle::device::{Buffer, DType, Device, Slice};
-use vcycle::ops::batch_norm::{self, BatchNorm, RunningNorm, RunningTable, reference};
+use vcycle::ops::batch_norm::{self, BatchNorm, MomentsNorm, MomentsTable, RunningNorm, RunningTable, reference};
 use vcycle::shape::ActivationShape;
 
 use super::rig::{Case, Operands, Results, Share, cases, step_on, workspace};
 use crate::compare::{as_f64, assert_same_bits, exact, to_f32};
 use crate::executors;
+use crate::golden::fill;
 use crate::stored::{self, assert_twice_plain, read_tensor, slice, tensor};
 
 const DTYPES: [DType; 3] = [DType::Bf16, DType::F16, DType::F32];
@@ -198,6 +199,47 @@ fn evaluation_in_place_and_running_statistics() {
         for (i, (kernel, cpu)) in moved[0].iter().zip(&moved[1]).enumerate() {
             // Both are f64 rounded once; the kernel fuses a product.
             assert!((kernel - cpu).abs() <= cpu.abs() * f32::EPSILON, "running {i}: {kernel} is not {cpu}");
+        }
+    }
+}
+
+/// Over two batches, the last split of each ragged, beside a norm of one channel: the kernel's sums are the CPU's but for a fused product.
+#[test]
+fn moments_of_batches_are_added_up() {
+    let shape = ActivationShape::new(5, 2, 3, 1, 300);
+    let op = BatchNorm { shape, splits: 3, eps: 1e-5, relu: false, part: None };
+    let narrow = BatchNorm { shape: ActivationShape::new(2, 1, 1, 1, 1), splits: 1, ..op };
+    let values = fill::f32("stats", op.stats_len(), 2.0, 3.0);
+    let sums_on = |device: &Device| {
+        let (stream, lens) = (device.stream().unwrap(), [1, 300].map(MomentsNorm::sums_len));
+        let sums = Buffer::from_host(device, &vec![0u32; lens[0] + lens[1]]).unwrap();
+        let norm = |op: BatchNorm, stats: &[f32], begin, len| MomentsNorm {
+            op,
+            stats: slice(device, DType::F32, stats),
+            sums: sums.part(begin, len).unwrap(),
+        };
+        let norms = vec![norm(narrow, &[3.0, 1.0, 4.0], 0, lens[0]), norm(op, &values, lens[0], lens[1])];
+        let table = MomentsTable::new(device, norms).unwrap();
+        (0..2).for_each(|_| batch_norm::add_moments_all(&stream, &table).unwrap());
+        batch_norm::read_moments(&sums).unwrap()
+    };
+    let want = sums_on(&Device::Cpu);
+    // Two values about 3 of unbiased variance 4: mean square 9 + 4 / 2, for two clips, twice.
+    assert_eq!(want[..2], [12.0, 44.0]);
+    let clips = [2.0, 2.0, 1.0];
+    for ch in [0, 299] {
+        let at = |split: usize, row: usize| f64::from(values[(3 * split + row) * 300 + ch]);
+        let mean: f64 = (0..3).map(|split| 2.0 * clips[split] * at(split, 0)).sum();
+        let square =
+            |split: usize| at(split, 2) * (6.0 * clips[split] - 1.0) / (6.0 * clips[split]) + at(split, 0).powi(2);
+        let squares: f64 = (0..3).map(|split| 2.0 * clips[split] * square(split)).sum();
+        assert!(
+            (want[2 + ch] - mean).abs() <= 1e-14 * mean.abs() && (want[302 + ch] - squares).abs() <= 1e-14 * squares
+        );
+    }
+    for device in executors::with_kernels() {
+        for (i, (got, want)) in sums_on(&device).into_iter().zip(&want).enumerate() {
+            assert!((got - want).abs() <= 1e-14 * want.abs(), "{device} sum {i}: {got} is not {want}");
         }
     }
 }
