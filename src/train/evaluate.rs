@@ -49,13 +49,16 @@ impl Trainer {
         };
         let available = (self.train.source().len() / shape.clips).max(1);
         let steps = vec![shape; self.config.bn.num_batches_precise.min(available).max(1)];
-        let mut statistics = PreciseStatistics::new(&self.road.network);
+        let mut statistics = PreciseStatistics::new(&self.road.network)?;
         let epoch = PRECISE_EPOCHS_BEGIN + self.state.epoch;
         for (done, batch) in self.train.train_epoch(epoch, &steps, 0).enumerate() {
             if stop.load(Ordering::Relaxed) {
                 return Ok(false);
             }
             self.road.forward_train(&batch?)?;
+            if let Some(captured) = self.road.network.take_captured() {
+                progress.message(&captured.to_string());
+            }
             statistics.add(&self.road.network, shape)?;
             progress.evaluating("batch-norm statistics", done + 1, steps.len());
         }
@@ -102,6 +105,9 @@ fn evaluate(
         }
         if let Some(result) = before? {
             count(result)?;
+        }
+        if let Some(captured) = road.network.take_captured() {
+            progress.message(&captured.to_string());
         }
         progress.evaluating("validation", done + 1, total);
     }

@@ -185,8 +185,8 @@ impl Trainer {
             let mix = self.mixup.map(|mixup| mixup.draw(epoch, i as u64, &batch.shape));
             let iteration = self.state.iteration + u64::from(self.queued.is_some());
             let result = self.road.train(&batch, mix.as_ref(), iteration, lr, &self.sgd)?;
-            if let Some((shape, launches)) = self.road.network.take_captured() {
-                progress.message(&format!("graph: a step at {shape} (clips x frames x crop) has {launches} launches"));
+            if let Some(captured) = self.road.network.take_captured() {
+                progress.message(&captured.to_string());
             }
             let before = self.queued.replace(QueuedStep::new(batch, exact_epoch, lr));
             self.step_done(before, result, progress)?;

@@ -41,6 +41,7 @@ mod state;
 mod train_step;
 mod update;
 
+pub use graphs::Captured;
 pub use precise::PreciseStatistics;
 pub use profile::Profile;
 pub use snapshot::Snapshot;
@@ -58,6 +59,7 @@ use crate::model::plan::{Lowering, Mode, Plan};
 use crate::ops::batch_norm;
 use crate::shape::StepShape;
 use block::StepBlock;
+use graphs::Work;
 use kernel_arrays::KernelArrays;
 use prepare::PreparedStep;
 use train_step::Pending;
@@ -96,8 +98,7 @@ pub struct Network {
     /// Whether memory that nothing may read is filled with NaN before each op.
     is_poisoned: bool,
     uses_graphs: bool,
-    /// A step that was captured, and its launches.
-    captured: Option<(StepShape, usize)>,
+    captured: Option<Captured>,
 }
 
 /// The flat arrays and their parts by parameter.
@@ -251,8 +252,12 @@ impl Network {
     pub(crate) fn queue_forward_train(&mut self, shape: StepShape, labels: &Labels, step_idx: u64) -> Result<usize> {
         let step = self.step_idx(Mode::Train, shape)?;
         self.upload_inputs(step, &StepInputs { targets: StepTargets::Labels(labels), step_idx, lr: 0.0 })?;
-        self.run(step, execute::Pass::Forward)?;
+        self.launch_repeated(step, Work::Forward)?;
         Ok(step)
+    }
+
+    fn queue_forward(&mut self, step: usize) -> Result<()> {
+        self.run(step, execute::Pass::Forward)
     }
 
     fn read_losses(&self, step: usize) -> Result<Vec<f32>> {
@@ -291,7 +296,7 @@ impl Network {
     fn queue_forward_eval(&mut self, shape: StepShape) -> Result<&PreparedStep> {
         let step = self.step_idx(Mode::Eval, shape)?;
         self.refresh_running_tables()?;
-        self.run(step, execute::Pass::Forward)?;
+        self.launch_repeated(step, Work::Forward)?;
         Ok(&self.steps[step])
     }
 

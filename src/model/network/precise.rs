@@ -2,63 +2,79 @@
 //! mean over weights that changed.
 
 use super::Network;
+use crate::device::{Buffer, DType, Slice};
 use crate::error::{Error, Result};
 use crate::model::plan::Mode;
+use crate::ops::batch_norm::{MomentsNorm, MomentsTable, add_moments_all, read_moments};
 use crate::shape::StepShape;
 
-/// Sums over batches, one entry a channel of a norm.
+/// Sums over batches, on the device until they are asked for. After another [`Network::prepare`] they begin anew.
 pub struct PreciseStatistics {
-    clips: f64,
-    /// Mean of the batches' means and of their mean squares, by norm.
-    mean: Vec<Vec<f64>>,
-    mean_square: Vec<Vec<f64>>,
+    clips: usize,
+    /// Of every norm, one behind the other: see [`MomentsNorm::sums`].
+    sums: Slice,
+    /// What is added for a batch of each shape.
+    tables: Vec<(StepShape, MomentsTable)>,
 }
 
 impl PreciseStatistics {
     /// No batches yet.
-    pub fn new(network: &Network) -> PreciseStatistics {
-        let zeros = || network.model.norms.iter().map(|n| vec![0.0; n.c]).collect();
-        PreciseStatistics { clips: 0.0, mean: zeros(), mean_square: zeros() }
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(network: &Network) -> Result<PreciseStatistics> {
+        let len = network.model.norms.iter().map(|norm| MomentsNorm::sums_len(norm.c)).sum();
+        let sums = Buffer::zeroed(network.device(), len * DType::U32.size_bytes())?.slice_of(DType::U32, 0, len)?;
+        Ok(PreciseStatistics { clips: 0, sums, tables: vec![] })
     }
 
-    /// Adds the batch statistics that [`Network::forward_train`] left, weighted by the number of clips. Reads them back
-    /// from the device.
+    /// Adds the batch statistics that [`Network::forward_train`] left, weighted by the number of clips. It is queued; nothing is waited for,
+    /// and nothing is allocated but for the first batch of a shape.
+    ///
+    /// # Errors
+    /// A shape that was not prepared; no memory.
     pub fn add(&mut self, network: &Network, shape: StepShape) -> Result<()> {
-        let step = network.step(Mode::Train, shape)?;
-        self.clips += shape.clips as f64;
-        let weight = shape.clips as f64 / self.clips;
-        for (op, norm, stats) in step.plan.statistics() {
-            let stats = step.tensors[stats].memory().read::<f32>()?;
-            let c = op.shape.c;
-            for ch in 0..c {
-                let (mut mean, mut square) = (0.0, 0.0);
-                for (split, row) in stats.chunks_exact(3 * c).take(op.splits_used()).enumerate() {
-                    let clips = op.clips_of_split(split).len();
-                    let count = (clips * op.shape.num_positions() / op.shape.n) as f64;
-                    let (m, unbiased_var) = (f64::from(row[ch]), f64::from(row[2 * c + ch]));
-                    let share = clips as f64 / op.shape.n as f64;
-                    mean += share * m;
-                    square += share * (unbiased_var * (count - 1.0) / count + m * m);
-                }
-                self.mean[norm][ch] += weight * (mean - self.mean[norm][ch]);
-                self.mean_square[norm][ch] += weight * (square - self.mean_square[norm][ch]);
+        let known = self.tables.iter().position(|(of, _)| *of == shape);
+        let at = match known {
+            Some(at) => at,
+            None => {
+                self.tables.push((shape, self.table(network, shape)?));
+                self.tables.len() - 1
             }
-        }
+        };
+        add_moments_all(&network.stream, &self.tables[at].1)?;
+        self.clips += shape.clips;
         Ok(())
     }
 
-    /// Makes them the network's running statistics.
+    fn table(&self, network: &Network, shape: StepShape) -> Result<MomentsTable> {
+        let step = network.step(Mode::Train, shape)?;
+        let norms = &network.model.norms;
+        let norm = |(op, norm, stats): (_, usize, usize)| {
+            let begin = norms[..norm].iter().map(|before| MomentsNorm::sums_len(before.c)).sum();
+            let sums = self.sums.part(begin, MomentsNorm::sums_len(norms[norm].c))?;
+            Ok(MomentsNorm { op, stats: step.tensors[stats].memory().clone(), sums })
+        };
+        let of_step = step.plan.statistics().map(|(op, id, stats)| norm((*op, id, stats)));
+        MomentsTable::new(network.device(), of_step.collect::<Result<_>>()?)
+    }
+
+    /// Makes them the network's running statistics. Waits for the device.
     ///
     /// # Errors
     /// No batch was added, or a statistic is not finite; nothing was changed then.
     pub fn apply(&self, network: &mut Network) -> Result<()> {
-        if self.clips == 0.0 {
+        if self.clips == 0 {
             return Err(Error::Data("precise batch-norm statistics need at least one batch".into()));
         }
-        let mut values = vec![];
-        for (mean, square) in self.mean.iter().zip(&self.mean_square) {
-            let var: Vec<f32> = mean.iter().zip(square).map(|(m, s)| (s - m * m).max(0.0) as f32).collect();
-            values.push((mean.iter().map(|&m| m as f32).collect::<Vec<f32>>(), var));
+        let moments: Vec<f64> = read_moments(&self.sums)?.into_iter().map(|sum| sum / self.clips as f64).collect();
+        let (mut values, mut rest) = (vec![], &moments[..]);
+        for norm in &network.model.norms {
+            let (means, squares);
+            (means, rest) = rest.split_at(norm.c);
+            (squares, rest) = rest.split_at(norm.c);
+            let var: Vec<f32> = means.iter().zip(squares).map(|(m, s)| (s - m * m).max(0.0) as f32).collect();
+            values.push((means.iter().map(|&m| m as f32).collect::<Vec<f32>>(), var));
         }
         if values.iter().any(|(mean, var)| mean.iter().chain(var).any(|v| !v.is_finite())) {
             return Err(Error::Data("precise batch-norm statistics are not finite; the old ones are kept".into()));

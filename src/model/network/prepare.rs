@@ -22,8 +22,8 @@ pub(super) struct PreparedStep {
     pub targets: Tensor,
     /// The running statistics that it moves.
     pub running: RunningTable,
-    /// Of a training step with labels, and with targets shared among classes.
-    pub graphs: [Repeated; 2],
+    /// Of a training step with labels, and with targets shared among classes; of a forward pass alone.
+    pub graphs: [Repeated; 3],
 }
 
 /// The memory for the largest of `plans` is not to be had.

@@ -3,6 +3,7 @@
 use super::Network;
 use super::block::{Download, RING};
 use super::execute::Pass;
+use super::graphs::Work;
 use crate::device::Slice;
 use crate::error::{Error, Result};
 use crate::labels::Labels;
@@ -63,7 +64,7 @@ impl Network {
         let step = self.step_idx(Mode::Train, shape)?;
         self.prepare_update(config)?;
         self.upload_inputs(step, inputs)?;
-        self.launch_step(step)?;
+        self.launch_repeated(step, Work::Step)?;
         self.running_changed();
         if self.pending.len() == RING {
             self.take_results()?;

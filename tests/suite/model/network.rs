@@ -122,7 +122,7 @@ fn with_statistics_of(config: &ModelConfig, shape: StepShape) -> Vec<NamedArray>
     network.prepare(&[shape], &[]).expect("prepare");
     write_random(&network, Mode::Train, shape, "x");
     network.forward_train(shape, labels(shape), 0).expect("forward");
-    let mut statistics = PreciseStatistics::new(&network);
+    let mut statistics = PreciseStatistics::new(&network).expect("sums");
     statistics.add(&network, shape).expect("add");
     statistics.apply(&mut network).expect("apply");
     network.state_dict().expect("state")
@@ -343,7 +343,7 @@ fn precise_statistics_of_one_batch_are_that_batch() {
     let shape = StepShape::square(4, 8, 32, 1);
     let mut network = network(&config, 1);
     network.prepare(&[shape], &[shape]).expect("prepare");
-    let mut precise = PreciseStatistics::new(&network);
+    let mut precise = PreciseStatistics::new(&network).expect("sums");
     assert!(precise.apply(&mut network).is_err(), "no batch yet");
     write_random(&network, Mode::Train, shape, "x");
     network.forward_train(shape, labels(shape), 0).expect("forward");
