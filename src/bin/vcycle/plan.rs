@@ -8,6 +8,7 @@ use vcycle::device::{CudaDevice, Device, Gpu, KNOWN_GPUS};
 use vcycle::model::plan::Memory;
 use vcycle::model::{Mode, Model, ModelConfig, Network, Plan};
 use vcycle::multigrid::Schedule;
+use vcycle::train::setup;
 use vcycle::{Error, Result};
 
 use super::out;
@@ -55,7 +56,7 @@ pub fn of_run(config: &Config, schedule: &Schedule, word: &str) -> Result<RunPla
         let shapes = steps.map(shape).collect::<Result<_>>()?;
         return Ok(RunPlan { device: name, device_bytes, model, shapes });
     }
-    let mut network = Network::new(&device, model, 0)?;
+    let mut network = Network::with_storage(&device, model, 0, setup::storage(config))?;
     network.prepare(&train, &[eval])?;
     let shape = |(mode, shape)| -> Result<ShapePlan> {
         let mut variants = BTreeMap::new();

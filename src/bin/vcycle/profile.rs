@@ -9,6 +9,7 @@ use vcycle::model::{Mode, Model, ModelConfig, Network};
 use vcycle::multigrid::Schedule;
 use vcycle::profile::{Peaks, StepProfile, to_svg};
 use vcycle::shape::StepShape;
+use vcycle::train::setup;
 use vcycle::{Error, Result};
 
 use super::out;
@@ -67,7 +68,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     let peaks = peaks.map_or_else(|| Peaks::of(&device), Ok)?;
     let mode = if arguments.eval { Mode::Eval } else { Mode::Train };
-    let mut network = Network::new(&device, Model::new(&ModelConfig::from_config(&config)?)?, 0)?;
+    let model = Model::new(&ModelConfig::from_config(&config)?)?;
+    let mut network = Network::with_storage(&device, model, 0, setup::storage(&config))?;
     let mut steps = vec![];
     let mut text = format!(
         "ceilings: {:.3} TFLOP/s, {:.1} GB/s ({})\n",
