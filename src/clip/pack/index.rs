@@ -101,8 +101,7 @@ impl Index {
     pub fn read(folder: &Path) -> Result<Index> {
         let path = Index::path(folder);
         let bytes = fs::read(&path).map_err(|e| Error::io(&path, &e))?;
-        let index = Index::parse(&bytes).map_err(|message| damaged(&path, message))?;
-        Ok(index)
+        Index::parse(&bytes).map_err(|message| damaged(&path, message))
     }
 
     pub fn parse(bytes: &[u8]) -> Result<Index, String> {
