@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 readonly MAX_MIB=40
-readonly SMALL_TESTS='.*::(.*small_integers_are_exact(_on_every_executor)?|whole_(numbers|pixels)_are_exact|powers_of_two_are_exact|sums_of_integer_gradients_are_exact|max_of_integers_is_exact_and_the_first_of_equals_wins|kernels_move_every_type|the_mask_is_the_same_on_every_executor|a_label_that_is_no_class_shows|batch_norm_and_relu_on_load|a_nan_sets_the_skip_flag|the_table_is_the_gradient_of_batch_norm)'
+readonly SMALL_TESTS='.*::(.*small_integers_are_exact(_on_every_executor)?|whole_(numbers|pixels)_are_exact|powers_of_two_are_exact|sums_of_integer_gradients_are_exact|max_of_integers_is_exact_and_the_first_of_equals_wins|kernels_move_every_type|the_mask_is_the_same_on_every_executor|a_label_that_is_no_class_shows|batch_norm_and_relu_on_load|a_nan_sets_the_skip_flag|the_table_is_the_gradient_of_batch_norm|normalised_on_store)'
 profile=${VCYCLE_BUNDLE_PROFILE:-release}
 bundle=dist/gpu
 export VCYCLE_UNIT_KERNELS=1  # one kernel an instruction, so that the GPU can be compared with the emulator

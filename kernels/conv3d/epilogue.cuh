@@ -1,5 +1,6 @@
 // From the tile's sums in shared memory to the target: bias, the other tensor, ReLU or mask, rounding, store; and the
-// partial sums of what was stored. The options are branches that are the same for all threads.
+// partial sums of what was stored. Or a batch norm whose tables are there: scale and shift, the other tensor, ReLU, rounding, store.
+// The options are branches that are the same for all threads.
 #pragma once
 #include "prologue.cuh"
 #include "statistics.cuh"
@@ -69,6 +70,45 @@ struct BlockTile {
     int channels;        // of the whole target
 };
 
+// relu(scale v + shift + r), where r is the other tensor as it is, or scaled and shifted too. A loop of its own: the one below has no
+// register to spare for tables.
+template <class T, int N, bool CHECKED>
+__device__ __forceinline__ void store_normalised(const Conv3dParams& p, const BlockMemory& m, const BlockTile& b, const float* sums) {
+    using Tile = Tile<N>;
+    const EpilogueParams& e = p.epilogue;
+    const int in_tile = threadIdx.x % Tile::CHUNKS_N * 8, c = b.first_c + in_tile, left = b.left - in_tile;
+    if (left <= 0) return;
+    float scale[8], shift[8], other_scale[8];
+    const int64_t of_split = int64_t(b.number.split) * 2 * b.channels + c;
+    load_floats<CHECKED>(scale, e.table, of_split, left);
+    load_floats<CHECKED>(shift, e.table, of_split + b.channels, left);
+    set_all(other_scale, 1.0f);
+    if (e.add_table) {
+        float other_shift[8];
+        load_floats<CHECKED>(other_scale, e.add_table, of_split, left);
+        load_floats<CHECKED>(other_shift, e.add_table, of_split + b.channels, left);
+#pragma unroll
+        for (int i = 0; i < 8; i++) shift[i] += other_shift[i];
+    }
+#pragma unroll 1
+    for (int row = threadIdx.x / Tile::CHUNKS_N; row < b.num_rows; row += THREADS / Tile::CHUNKS_N) {
+        const int64_t position = m.targets[row];
+        float v[8];
+        load8(v, sums + row * Tile::SUMS_PITCH + in_tile);
+#pragma unroll
+        for (int i = 0; i < 8; i++) v[i] = fmaf(scale[i], v[i], shift[i]);
+        if (e.add) {
+            const auto other = load_chunk<T, CHECKED>(e.add, element_of(position, c, e.add_pitch), left);
+#pragma unroll
+            for (int i = 0; i < 8; i++) v[i] = fmaf(other_scale[i], to_f32(other.e[i]), v[i]);
+        }
+        Vec<T, 8> stored;
+#pragma unroll
+        for (int i = 0; i < 8; i++) stored.e[i] = from_f32<T>(e.has_relu ? relu(v[i]) : v[i]);
+        store_chunk<T, CHECKED>(p.target, element_of(position, c, p.target_pitch), left, stored);
+    }
+}
+
 // A function of its own: its code is in a file once, not in each kernel. Forward and grad_input keep other sums. Team: the
 // block's first THREADS threads, where there are others.
 template <class T, int N, bool GRAD, bool CHECKED, class Team = BlockTeam>
@@ -76,6 +116,8 @@ __device__ __noinline__ void finish_tile(const Conv3dParams& p, BlockMemory m, B
     using Tile = Tile<N>;
     constexpr int ROWS = THREADS / Tile::CHUNKS_N;
     const EpilogueParams& e = p.epilogue;
+    if constexpr (!GRAD)
+        if (e.table) return store_normalised<T, N, CHECKED>(p, m, b, sums);
     double* scratch = reinterpret_cast<double*>(sums + Tile::M * Tile::SUMS_PITCH);
     const int in_tile = threadIdx.x % Tile::CHUNKS_N * 8, c = b.first_c + in_tile, left = b.left - in_tile;
     const int end = left > 0 ? int(b.num_rows) : 0;

@@ -32,13 +32,16 @@ struct EpilogueParams {
     uint64_t add;         // 16-bit [positions][add_pitch]: added; may be the target itself
     uint64_t mask;        // 16-bit [positions][mask_pitch]: kept where it is positive, else 0
     uint64_t mask_table;  // f32 [splits][2][channels]: the mask is scale * mask + shift
+    // Forward; both f32 [splits][2][channels], scale and shift.
+    uint64_t table;       // of the sums: takes the place of the bias
+    uint64_t add_table;   // of what is added
     NormStatistics statistics;  // of the target, where its `stats` is no 0
     GradNormParams norms[2];
     int32_t add_pitch, mask_pitch;
     int32_t has_relu;
     int32_t num_norms;  // gradient sums for so many
 };
-static_assert(sizeof(EpilogueParams) == 264, "mirrored in Rust");
+static_assert(sizeof(EpilogueParams) == 280, "mirrored in Rust");
 
 struct Conv3dParams {
     uint64_t source;      // 16-bit [n][t][h][w][source_pitch]: the input, or the gradient of the output
@@ -64,7 +67,7 @@ struct Conv3dParams {
     int32_t halo_rows;       // that a tile reads with one frame of the filter
     int32_t source_stages, filter_stages, reserved;
 };
-static_assert(sizeof(Conv3dParams) == 56 + 56 + 264 + 104 + 12 + 60, "mirrored in Rust");
+static_assert(sizeof(Conv3dParams) == 56 + 56 + 280 + 104 + 12 + 60, "mirrored in Rust");
 
 // For the kernel that stores what a prologue of two tensors makes.
 struct PrologueOnlyParams {

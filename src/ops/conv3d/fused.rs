@@ -56,6 +56,8 @@ pub enum Epilogue<'a> {
     Statistics(Statistics<'a>),
     /// `relu(conv + bias + residual)`: a batch norm folded into filter and bias.
     Evaluation(Evaluation<'a>),
+    /// `relu(s conv + b + residual)`: a batch norm whose statistics are known before the convolution runs.
+    Normalise(Normalise<'a>),
 }
 
 /// Mean and variance of each split and channel of the output, as it is stored (rounded), finished by the last block.
@@ -98,6 +100,22 @@ pub struct Evaluation<'a> {
     pub bias: Option<&'a Slice>,
     /// Shaped as the output.
     pub residual: Option<&'a Tensor>,
+    /// Whether a ReLU follows.
+    pub relu: bool,
+}
+
+/// `relu(s conv + b + r)`, or `relu(s conv + b + s2 r + b2)` where the shortcut has a batch norm of its own: f32, then rounded once. What
+/// the convolution itself gives is never stored: see [`gram`](crate::ops::gram).
+#[derive(Clone, Copy, Debug)]
+pub struct Normalise<'a> {
+    /// `s`, `b`: `[splits][2][c_out]`.
+    pub scale_shift: &'a Slice,
+    /// Blocks of clips, as in the [`Prologue`], where there is one.
+    pub splits: usize,
+    /// `r`; shaped as the output.
+    pub residual: Option<&'a Tensor>,
+    /// `s2`, `b2`: `[splits][2][c_out]`. Only with a residual.
+    pub residual_scale_shift: Option<&'a Slice>,
     /// Whether a ReLU follows.
     pub relu: bool,
 }
@@ -226,6 +244,20 @@ impl Checker {
             Epilogue::Evaluation(e) => {
                 e.bias.map_or(Ok(()), |b| self.slice("bias", b, DType::F32, shape.c))?;
                 e.residual.map_or(Ok(()), |r| self.tensor("residual", r, shape))
+            }
+            Epilogue::Normalise(n) => self.normalise(n, shape),
+        }
+    }
+
+    fn normalise(&self, n: &Normalise<'_>, shape: ActivationShape) -> Result<()> {
+        self.table("normalise.scale_shift", n.scale_shift, n.splits, 2, shape.c)?;
+        match (n.residual, n.residual_scale_shift) {
+            (None, None) => Ok(()),
+            (None, Some(_)) => Err(Error::shape(self.op, "normalise.residual_scale_shift needs a residual, got none")),
+            (Some(residual), table) => {
+                self.tensor("normalise.residual", residual, shape)?;
+                let check = |table| self.table("normalise.residual_scale_shift", table, n.splits, 2, shape.c);
+                table.map_or(Ok(()), check)
             }
         }
     }

@@ -72,6 +72,7 @@ pub(super) fn forward(
     let join = prologue.and_then(|p| p.join);
     let splits_on_store = match epilogue {
         Epilogue::Statistics(s) => Some(s.splits),
+        Epilogue::Normalise(n) => Some(n.splits),
         _ => None,
     };
     let mut job = Job {
@@ -137,6 +138,15 @@ fn fill_epilogue<'a>(job: &mut Job<'a>, epilogue: &Epilogue<'a>) {
             e.has_relu = i32::from(v.relu);
             job.extra_tensors = usize::from(v.residual.is_some());
             job.look_at(v.residual);
+        }
+        Epilogue::Normalise(n) => {
+            e.table = job.memory.read(n.scale_shift);
+            e.add_table = n.residual_scale_shift.map_or(0, |table| job.memory.read(table));
+            (e.add, e.add_pitch) = placed(n.residual);
+            n.residual.map(|residual| job.memory.read(residual.memory()));
+            e.has_relu = i32::from(n.relu);
+            job.extra_tensors = usize::from(n.residual.is_some());
+            job.look_at(n.residual);
         }
     }
 }

@@ -17,7 +17,9 @@ mod plan;
 #[doc(hidden)]
 pub mod reference;
 
-pub use fused::{Epilogue, Evaluation, GradEpilogue, GradNorm, GradTable, Join, Mask, Prologue, Running, Statistics};
+pub use fused::{
+    Epilogue, Evaluation, GradEpilogue, GradNorm, GradTable, Join, Mask, Normalise, Prologue, Running, Statistics,
+};
 pub use grad_filter::{GradFilterSources, GradPool};
 #[doc(hidden)]
 pub use grad_filter::{Limits as GradFilterLimits, with_grad_filter_limits};

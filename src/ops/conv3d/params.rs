@@ -108,6 +108,8 @@ pub(super) struct EpilogueParams {
     pub add: u64,
     pub mask: u64,
     pub mask_table: u64,
+    pub table: u64,
+    pub add_table: u64,
     pub statistics: StatisticsTables,
     pub norms: [GradNormParams; 2],
     pub add_pitch: i32,
@@ -173,10 +175,10 @@ pub(super) struct PackPairsParams {
 
 const _: () = assert!(size_of::<PackPairsParams>() == 32);
 const _: () = assert!(size_of::<PrologueParams>() == 56 && offset_of!(PrologueParams, has_relu) == 48);
-const _: () = assert!(size_of::<GradNormParams>() == 72 && offset_of!(EpilogueParams, norms) == 104);
-const _: () = assert!(size_of::<EpilogueParams>() == 264 && size_of::<ConvGather>() == 104);
-const _: () = assert!(size_of::<Params>() == 552 && offset_of!(Params, gather) == 376);
-const _: () = assert!(offset_of!(Params, source_chunks) == 480 && size_of::<PrologueOnlyParams>() == 88);
+const _: () = assert!(size_of::<GradNormParams>() == 72 && offset_of!(EpilogueParams, norms) == 120);
+const _: () = assert!(size_of::<EpilogueParams>() == 280 && size_of::<ConvGather>() == 104);
+const _: () = assert!(size_of::<Params>() == 568 && offset_of!(Params, gather) == 392);
+const _: () = assert!(offset_of!(Params, source_chunks) == 496 && size_of::<PrologueOnlyParams>() == 88);
 
 #[cfg(test)]
 mod tests {
