@@ -9,6 +9,7 @@ mod conv3d;
 mod conv3d_grad_filter;
 mod device;
 mod dropout;
+mod gram;
 mod layers;
 mod linear;
 mod mixup;
@@ -32,6 +33,7 @@ benches! {
     conv3d::bench,
     conv3d_grad_filter::bench,
     dropout::bench,
+    gram::bench,
     linear::bench,
     mixup::bench,
     pointwise::bench,

@@ -12,6 +12,7 @@ pub(crate) mod check;
 pub mod conv3d;
 mod divide;
 pub mod dropout;
+pub mod gram;
 pub mod linear;
 pub mod mixup;
 pub mod pointwise;

@@ -20,6 +20,7 @@ mod dropout;
 mod emulator;
 mod fuzz;
 mod gpu_run;
+mod gram;
 mod info;
 mod kernel_sources;
 mod layer_list;

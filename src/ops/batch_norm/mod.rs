@@ -4,7 +4,7 @@
 //! Groups count clips, not devices (PySlowFast `slowfast/models/batchnorm_helper.py`, `SubBatchNorm3d`; there clip `i` is in
 //! split `i mod splits`, here splits are contiguous). `gamma` and `beta` are shared by the splits.
 
-mod cpu;
+pub(super) mod cpu;
 mod fold;
 mod fused;
 mod launch;
@@ -86,16 +86,16 @@ impl BatchNorm {
     }
 
     /// Positions of all clips, and of a split that is not the last.
-    fn rows(&self) -> (usize, usize) {
+    pub(super) fn rows(&self) -> (usize, usize) {
         (self.shape.num_positions(), self.clips_per_split() * self.shape.t * self.shape.h * self.shape.w)
     }
 
     /// Positions of all clips of the batch.
-    fn rows_of_batch(&self) -> usize {
+    pub(super) fn rows_of_batch(&self) -> usize {
         ActivationShape { n: self.batch().batch_clips, ..self.shape }.num_positions()
     }
 
-    fn check(&self, op: &'static str) -> Result<()> {
+    pub(super) fn check(&self, op: &'static str) -> Result<()> {
         if self.splits == 0 {
             return Err(Error::shape(op, "splits must be at least 1, got 0"));
         }
@@ -123,7 +123,7 @@ impl BatchNorm {
     }
 
     /// Every split has at least two values a channel: a single one has no variance.
-    fn check_counts(&self, op: &'static str) -> Result<()> {
+    pub(super) fn check_counts(&self, op: &'static str) -> Result<()> {
         let smallest = self.clips_of_split(self.splits_used() - 1).len();
         let values = smallest * self.shape.num_positions() / self.shape.n;
         if values < 2 {

@@ -9,7 +9,8 @@ use std::ops::Range;
 
 pub(super) use backward::{GradAt, Slope, gradient, gradient_sums};
 pub(super) use forward::{Affine, normalise, statistics, update_running};
-pub(super) use tables::{grad_table, running_scale_shift, scale_shift};
+pub(in crate::ops) use tables::scale_shift;
+pub(super) use tables::{grad_table, running_scale_shift};
 
 use super::BatchNorm;
 use crate::ops::rows;

@@ -18,7 +18,7 @@ fn shift(mean: f32, scale: f32, beta: f32) -> f32 {
 }
 
 /// `[splits][2][c]` from stats.
-pub(in super::super) fn scale_shift(op: &BatchNorm, stats: &[f32], gamma: &[f32], beta: &[f32], table: &mut [f32]) {
+pub(in crate::ops) fn scale_shift(op: &BatchNorm, stats: &[f32], gamma: &[f32], beta: &[f32], table: &mut [f32]) {
     let c = op.shape.c;
     for (stats, rows) in stats.chunks(3 * c).zip(table.chunks_mut(2 * c)).take(op.splits_used()) {
         for ch in 0..c {
