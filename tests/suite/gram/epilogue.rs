@@ -171,3 +171,35 @@ fn normalised_on_store() {
         }
     }
 }
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    for device in executors::with_kernels() {
+        let (conv, stream) = (Case::new("refused", [2, 1, 3, 3, 8], 16, 2).op().conv(), device.stream().unwrap());
+        let tensor = |shape: vcycle::shape::ActivationShape| {
+            stored::tensor(&device, DType::Bf16, shape, &vec![0.0; shape.num_elements()], [0; 2])
+        };
+        let floats = |len| stored::slice(&device, DType::F32, &vec![0.0; len]);
+        let (x, y, w) = (tensor(conv.input), tensor(conv.output()), stored::slice(&device, DType::Bf16, &[0.0; 128]));
+        let (before, table, short) = (floats(32), floats(64), floats(32));
+        let scratch = workspace(&device, conv3d::workspace_bytes_fused(&stream, &conv, Direction::Forward, 2));
+        let told = |normalise: Normalise<'_>, splits_before: usize| {
+            let before = if splits_before == 1 { before.part(0, 16).unwrap() } else { before.clone() };
+            let prologue = Prologue { scale_shift: &before, splits: splits_before, join: None };
+            let epilogue = Epilogue::Normalise(normalise);
+            conv3d::forward_fused(&stream, &conv, &x, Some(&prologue), &w, &epilogue, &y, &scratch)
+                .expect_err("refused")
+                .to_string()
+        };
+        let right =
+            Normalise { scale_shift: &table, splits: 2, residual: None, residual_scale_shift: None, relu: true };
+        let short_table = told(Normalise { scale_shift: &short, ..right }, 2);
+        assert!(short_table.contains("normalise.scale_shift must have 64 elements, got 32"), "{short_table}");
+        let no_residual = told(Normalise { residual_scale_shift: Some(&table), ..right }, 2);
+        assert!(no_residual.contains("residual_scale_shift needs a residual, got none"), "{no_residual}");
+        let other_shape = told(Normalise { residual: Some(&x), ..right }, 2);
+        assert!(other_shape.contains("normalise.residual must be [2,1,3,3,16]"), "{other_shape}");
+        let splits = told(right, 1);
+        assert!(splits.contains("splits on load and on store differ: 1 and 2"), "{splits}");
+    }
+}
