@@ -3,7 +3,7 @@
 use criterion::{Criterion, Throughput};
 use vcycle::device::{Buffer, Device};
 use vcycle::ops::batch_norm::BatchNorm;
-use vcycle::ops::gram::{self, Gram, Tables};
+use vcycle::ops::gram::{self, GradientResults, GradientSources, Gram, Tables};
 use vcycle::shape::ActivationShape;
 
 use crate::cases::{self, random_tensor};
@@ -44,6 +44,37 @@ pub fn bench(c: &mut Criterion) {
                 time(&stream, rounds, || {
                     gram::statistics(&stream, &op, &moments, filter.memory(), &tables, &scratch).expect("statistics")
                 })
+            });
+        });
+        group.finish();
+
+        let (products, grad_sums) = (floats(shape.c * c_in, 8), floats(shape.c, 9));
+        let back_filter = random_tensor(device, dtype(), ActivationShape::new(shape.c + c_in, 1, 1, 1, c_in), 10);
+        let (grad_table, back_shift) = (floats(3 * shape.c, 11), floats(c_in, 12));
+        let (grad_filter, grad_gamma, grad_beta) =
+            (floats(shape.c * c_in, 13), floats(shape.c, 14), floats(shape.c, 15));
+        let filter = filter.memory();
+        let from = GradientSources {
+            products: &products,
+            grad_sums: &grad_sums,
+            moments: &moments,
+            stats: &stats,
+            gamma: &gamma,
+            filter,
+        };
+        let to = GradientResults {
+            grad_table: &grad_table,
+            back_filter: back_filter.memory(),
+            back_shift: &back_shift,
+            grad_filter: &grad_filter,
+            grad_gamma: &grad_gamma,
+            grad_beta: &grad_beta,
+        };
+        let mut group = c.benchmark_group("gram_gradient");
+        group.throughput(Throughput::Elements(4 * (shape.c * c_in * c_in) as u64));
+        group.bench_function(format!("{name}/{}", label()), |bench| {
+            bench.iter_custom(|rounds| {
+                time(&stream, rounds, || gram::gradient(&stream, &op, &from, &to).expect("gradient"))
             });
         });
         group.finish();

@@ -4,6 +4,7 @@
 mod algebra;
 mod conditioning;
 mod epilogue;
+mod gradient;
 mod refused;
 mod rig;
 mod values;

@@ -9,10 +9,13 @@
 //! |---|---|---|
 //! | [`moments`] | x, as the convolution sees it | `[splits][c_in + c_in * c_in]`: mean, biased covariance |
 //! | [`statistics`] | moments, filter, gamma, beta | `stats` `[splits][3][c_out]`, `scale_shift` `[splits][2][c_out]`, as batch norm's |
+//! | [`gradient`] | those of forward, the sums of `g` and `g x'` | gradients of filter, gamma and beta; what makes the input's |
 //! | [`conditioning`] | the filter, gamma and beta of the norm before | how far rounding may carry |
 
 mod conditioning;
 mod cpu;
+mod gradient;
+mod gradient_params;
 mod launch;
 mod params;
 mod plan;
@@ -20,6 +23,7 @@ mod plan;
 pub mod reference;
 
 pub use conditioning::{Conditioning, MAX_AMPLIFICATION, conditioning};
+pub use gradient::{GradientResults, GradientSources, gradient};
 
 use crate::device::cpu::Isa;
 use crate::device::{DType, Device, Slice, Stream, Tensor, with_host};
