@@ -7,7 +7,8 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use vcycle::device::{Buffer, Device};
-use vcycle::model::{Arch, Model, ModelConfig, Network};
+use vcycle::model::plan::Memory;
+use vcycle::model::{Arch, Mode, Model, ModelConfig, Network};
 use vcycle::ops::attention::Instantiation;
 use vcycle::optimizer::SgdConfig;
 use vcycle::shape::StepShape;
@@ -89,9 +90,15 @@ fn configs() -> [ModelConfig; 2] {
     [tiny(Arch::SlowFast), non_local]
 }
 
-fn prepared(device: &Device, config: &ModelConfig) -> Network {
+/// Whole steps, or in micro-batches.
+fn prepared(device: &Device, config: &ModelConfig, is_cut: bool) -> Network {
     let mut network = Network::new(device, Model::new(config).expect("model"), 1).expect("network");
     network.prepare(&[TRAIN], &[EVAL]).expect("prepare");
+    if is_cut {
+        network.limit_memory(Memory::of(network.model(), &network.plans().collect::<Vec<_>>()).total() - 1);
+        network.prepare(&[TRAIN], &[EVAL]).expect("prepare");
+        assert_eq!(network.plans().filter(|plan| plan.mode == Mode::Train).count(), 2);
+    }
     network
 }
 
@@ -110,14 +117,14 @@ fn a_step_allocates_no_device_memory_after_the_first() {
     // Inside of the pool: work that comes from outside goes through a queue of the pool, which grows now and then.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("pool");
     for device in [Device::Cpu].into_iter().chain(simt) {
-        for config in configs() {
+        for (config, is_cut) in configs().into_iter().flat_map(|config| [(config.clone(), false), (config, true)]) {
             pool.install(|| {
-                let mut network = prepared(&device, &config);
+                let mut network = prepared(&device, &config, is_cut);
                 (0..2).for_each(|_| step(&mut network));
                 let before = Buffer::count_made_on_this_thread();
                 let (count, largest) = allocations(|| step(&mut network));
                 assert_eq!(Buffer::count_made_on_this_thread(), before, "{device} {:?}", config.arch);
-                println!("{device} {:?}: {count} allocations of the host, {largest} bytes at most", config.arch);
+                println!("{device} {:?}, in micro-batches: {is_cut}: {count} allocations of the host, {largest} bytes at most", config.arch);
             });
         }
     }

@@ -68,6 +68,8 @@ impl Config {
             self.log_period > 0, "LOG_PERIOD: expected at least 1, got 0";
             self.vcycle.keep_checkpoints > 0, "VCYCLE.KEEP_CHECKPOINTS: expected at least 1, got 0";
             (0.0..=1e6).contains(&self.vcycle.cache_gib), "VCYCLE.CACHE_GIB: expected GiB from 0 to 1e6, got {:?}", self.vcycle.cache_gib;
+            self.vcycle.memory_fraction > 0.0 && self.vcycle.memory_fraction <= 1.0,
+                "VCYCLE.MEMORY_FRACTION: expected a share above 0 and at most 1, got {:?}", self.vcycle.memory_fraction;
             (0.0..=1e6).contains(&self.vcycle.checkpoint_minutes),
                 "VCYCLE.CHECKPOINT_MINUTES: expected minutes from 0 to 1e6, got {:?}", self.vcycle.checkpoint_minutes;
         }

@@ -340,6 +340,9 @@ section! {
         precision: Precision = Precision::Bf16;
         /// Decoded clips that are kept in memory, GiB for training and as much for validation; the rest is decoded each time.
         cache_gib: f64 = 1.0;
+        /// Share of the device's memory (of the machine's, on the CPU) that a network may take. A training step that would need more runs in
+        /// micro-batches of whole batch-norm splits, with the same bits.
+        memory_fraction: f64 = 0.9;
         /// Ending of Something-Something V2's video files, such as `webm`: PATH_PREFIX/ID.webm is read. Empty: the frames
         /// that train.csv and val.csv list.
         ssv2_videos: String = String::new();

@@ -44,6 +44,19 @@ impl Device {
         }
     }
 
+    /// Memory of the device, in all; of executors on the host that of the machine. `None` where no /proc/meminfo tells.
+    pub fn memory_bytes(&self) -> Option<usize> {
+        match self {
+            Device::Cuda(device) => Some(device.gpu().memory_bytes),
+            _ => total_memory_bytes(&std::fs::read_to_string("/proc/meminfo").ok()?),
+        }
+    }
+
+    /// `fraction` (VCYCLE.MEMORY_FRACTION) of [`Device::memory_bytes`].
+    pub fn share_of_memory(&self, fraction: f64) -> Option<usize> {
+        self.memory_bytes().map(|bytes| (bytes as f64 * fraction) as usize)
+    }
+
     /// The CUDA version of the driver and all GPUs of the machine, usable or not.
     ///
     /// # Errors
@@ -51,6 +64,12 @@ impl Device {
     pub fn gpus() -> Result<(String, Vec<Gpu>)> {
         cuda::list()
     }
+}
+
+/// Of the text of /proc/meminfo.
+fn total_memory_bytes(meminfo: &str) -> Option<usize> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok().map(|kib| kib << 10)
 }
 
 #[cfg(feature = "simt")]

@@ -63,9 +63,12 @@ impl StepProfile {
             update = update_ms(network, mode)?;
             update_times.extend(update);
         }
-        let plan = network.plan(mode, shape)?;
+        let storage = network.plan(mode, shape)?.lowering.dtype();
+        let of_step = network.plans().filter(|plan| plan.mode == mode && plan.shape == shape);
         let mut ops: Vec<OpProfile> = vec![];
-        for ((op, launched), mut times) in plan.ops().zip(launched).zip(times) {
+        for (((plan, op), launched), mut times) in
+            of_step.flat_map(|plan| plan.ops().map(move |op| (plan, op))).zip(launched).zip(times)
+        {
             let cost = plan.cost_of(op);
             ops.push(OpProfile {
                 kind: format!("{:?}", op.kind()),
@@ -78,7 +81,7 @@ impl StepProfile {
         }
         if update.is_some() {
             // Parameters and momenta are read and written, gradients read, and where there are 16-bit copies they are written.
-            let copy = plan.lowering.dtype().size_bytes() % 4;
+            let copy = storage.size_bytes() % 4;
             ops.push(OpProfile {
                 kind: "Update".into(),
                 name: "all parameters".into(),

@@ -72,7 +72,7 @@ use stats::Stats;
 use step::Road;
 
 /// Keys that may differ between a run and its continuation: they change no number.
-const MAY_DIFFER: [&str; 25] = [
+const MAY_DIFFER: [&str; 26] = [
     "OUTPUT_DIR",
     "TRAIN.AUTO_RESUME",
     // What a run began with; its own checkpoint counts.
@@ -98,6 +98,7 @@ const MAY_DIFFER: [&str; 25] = [
     "DATA.DECODING_BACKEND",
     "DATA_LOADER.NUM_WORKERS",
     "VCYCLE.CACHE_GIB",
+    "VCYCLE.MEMORY_FRACTION",
     "VCYCLE.KEEP_CHECKPOINTS",
     "VCYCLE.CHECKPOINT_MINUTES",
 ];
@@ -174,7 +175,10 @@ impl Trainer {
         if config.bn.use_precise_stats {
             shapes.push(default_shape);
         }
-        let network = Network::with_storage(device, model, config.rng_seed as u64, setup::storage(config))?;
+        let mut network = Network::with_storage(device, model, config.rng_seed as u64, setup::storage(config))?;
+        if let Some(bytes) = device.share_of_memory(config.vcycle.memory_fraction) {
+            network.limit_memory(bytes);
+        }
         let mut road = Road::new(network, setup::resample(config), &shapes, &[schedule.evaluation_shape()])?;
         // Nothing is written before all that can fail has been made: a refused run leaves an empty folder at most.
         let store = output.checkpoints(config.vcycle.keep_checkpoints)?;

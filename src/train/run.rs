@@ -9,7 +9,7 @@ use super::log::{Epoch, Line, Run};
 use super::{Eta, Evaluation, Progress, Start, Summary, Trainer};
 use crate::checkpoint::{Checkpoint, State};
 use crate::error::{Error, Result};
-use crate::model::LossScale;
+use crate::model::{LossScale, Plan};
 use crate::shape::StepShape;
 
 /// Saving between epochs takes at most one part in so many of the time.
@@ -119,6 +119,13 @@ impl Trainer {
                 "NUM_GPUS {gpus}, devices used 1: it takes each GPU's batch as further splits of its own, so that batch, \
                  learning rate and batch-norm groups stay those of the configuration"
             ));
+        }
+        let fraction = self.config.vcycle.memory_fraction;
+        if let Some(bytes) = self.road.device().share_of_memory(fraction) {
+            let given =
+                format!("VCYCLE.MEMORY_FRACTION {fraction} gives {:.3} GiB", bytes as f64 / (1u64 << 30) as f64);
+            let cut = self.road.network.plans().filter_map(Plan::micro_batches_line);
+            cut.for_each(|line| progress.message(&format!("{line}: {given}")));
         }
         for phase in self.schedule.phases() {
             let shapes: Vec<String> = phase.step_shapes().map(|s| s.to_string()).collect();

@@ -6,6 +6,7 @@ mod golden_models;
 mod golden_train;
 mod golden_weights;
 mod graphs;
+mod micro_batches;
 mod network;
 mod non_local;
 mod plan;

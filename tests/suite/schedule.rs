@@ -119,6 +119,16 @@ fn schedule_command_plans_every_shape() {
             "{plan}"
         );
     }
+    // What does not fit whole is cut, and what fits in no way is planned whole, with the reason.
+    let whole = number(&h100["memory"]["total_bytes"]) as f64;
+    let share = |part: f64| (part * whole / number(&h100["device_bytes"]) as f64).to_string();
+    let cut = plan(&["VCYCLE.MEMORY_FRACTION", &share(0.97), "MULTIGRID.SHORT_CYCLE", "False"]);
+    let counts: Vec<u64> =
+        cut["shapes"].as_array().expect("shapes").iter().map(|s| number(&s["micro_batches"])).collect();
+    assert!(counts.iter().any(|&count| count > 1) && counts.last() == Some(&1), "{cut}");
+    assert!(cut["refused"].is_null() && number(&cut["memory"]["total_bytes"]) as f64 <= 0.97 * whole, "{cut}");
+    let refused = plan(&["VCYCLE.MEMORY_FRACTION", &share(0.1)]);
+    assert!(refused["refused"].as_str().expect("a reason").contains("VCYCLE.MEMORY_FRACTION"), "{refused}");
     let table = ask(&[]);
     for part in ["Plans for H100 (9.0, 132 SMs)", "allocated once", "conv3d_forward_", "launches"] {
         assert!(table.contains(part), "{part}: {table}");

@@ -2,6 +2,7 @@
 
 mod begin;
 mod elsewhere;
+mod micro_batches;
 
 use std::collections::BTreeSet;
 use std::fs;

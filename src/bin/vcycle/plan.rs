@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use vcycle::config::Config;
-use vcycle::device::{CudaDevice, Device, Gpu, KNOWN_GPUS};
-use vcycle::model::plan::Memory;
+use vcycle::device::{CudaDevice, Device, Gpu, KNOWN_GPUS, Stream};
+use vcycle::model::plan::{Cost, Memory, fit_memory};
 use vcycle::model::{Mode, Model, ModelConfig, Network, Plan};
 use vcycle::multigrid::Schedule;
 use vcycle::train::setup;
@@ -22,11 +22,13 @@ pub struct RunPlan {
     device_bytes: Option<usize>,
     model: Model,
     shapes: Vec<ShapePlan>,
+    /// Why the shapes do not fit the memory given; they are planned as if they did.
+    refused: Option<String>,
 }
 
-/// A plan, and how often a step starts each kernel; for the CPU how many ops there are of each kind.
+/// The plans of a step's micro-batches, mostly one, and how often a step starts each kernel; for the CPU how many ops there are of each kind.
 struct ShapePlan {
-    plan: Plan,
+    plans: Vec<Plan>,
     variants: BTreeMap<String, usize>,
 }
 
@@ -34,39 +36,68 @@ impl ShapePlan {
     fn launches(&self) -> usize {
         self.variants.values().sum()
     }
+
+    fn ops(&self) -> usize {
+        self.plans.iter().map(|p| p.ops().count()).sum()
+    }
+
+    fn cost(&self) -> Cost {
+        self.plans.iter().map(Plan::cost).fold(Cost::default(), std::ops::Add::add)
+    }
+
+    fn memory(&self, model: &Model) -> Memory {
+        Memory::of(model, &self.plans.iter().collect::<Vec<_>>())
+    }
 }
 
 /// Plans all shapes that `config` trains and validates at, for the device that `word` names.
 pub fn of_run(config: &Config, schedule: &Schedule, word: &str) -> Result<RunPlan> {
     let (device, name) = device(word)?;
-    let device_bytes = match &device {
-        Device::Cuda(gpu) => Some(gpu.gpu().memory_bytes),
-        _ => None,
-    };
+    let device_bytes = device.memory_bytes();
+    let given = device.share_of_memory(config.vcycle.memory_fraction);
     let model = Model::new(&ModelConfig::from_config(config)?)?;
     let (train, eval) = (schedule.step_shapes(), schedule.evaluation_shape());
-    let steps = train.iter().map(|&shape| (Mode::Train, shape)).chain([(Mode::Eval, eval)]);
     if device == Device::Cpu {
         let (stream, channels) = (device.stream()?, model.config.input_channels);
-        let shape = |(mode, shape)| -> Result<ShapePlan> {
-            let plan = Plan::new(&stream, &model, shape, mode, channels)?;
-            let variants = plan.work_by_kind().into_iter().map(|(kind, ops, _)| (format!("{kind:?}"), ops)).collect();
-            Ok(ShapePlan { plan, variants })
-        };
-        let shapes = steps.map(shape).collect::<Result<_>>()?;
-        return Ok(RunPlan { device: name, device_bytes, model, shapes });
+        let steps = train.iter().map(|&shape| (Mode::Train, shape)).chain([(Mode::Eval, eval)]);
+        let whole = steps.map(|(mode, shape)| Plan::new(&stream, &model, shape, mode, channels));
+        let (plans, refused) = fitting(&stream, &model, whole.collect::<Result<_>>()?, given);
+        let shapes = by_shape(plans, |plans| {
+            let work = plans.iter().flat_map(Plan::work_by_kind);
+            Ok(count(work.map(|(kind, ops, _)| (format!("{kind:?}"), ops))))
+        })?;
+        return Ok(RunPlan { device: name, device_bytes, model, shapes, refused });
     }
     let mut network = Network::with_storage(&device, model, 0, setup::storage(config))?;
     network.prepare(&train, &[eval])?;
-    let shape = |(mode, shape)| -> Result<ShapePlan> {
-        let mut variants = BTreeMap::new();
-        for launched in network.launches(mode, shape)?.into_iter().flatten() {
-            *variants.entry(launched.kernel).or_default() += 1;
-        }
-        Ok(ShapePlan { plan: network.plan(mode, shape)?.clone(), variants })
-    };
-    let shapes = steps.map(shape).collect::<Result<_>>()?;
-    Ok(RunPlan { device: name, device_bytes, model: network.model().clone(), shapes })
+    let whole = network.plans().cloned().collect();
+    let (plans, refused) = fitting(network.stream(), network.model(), whole, given);
+    network.prepare_plans(plans.clone())?;
+    let shapes = by_shape(plans, |plans| {
+        let launched = network.launches(plans[0].mode, plans[0].shape)?;
+        Ok(count(launched.into_iter().flatten().map(|launched| (launched.kernel, 1))))
+    })?;
+    Ok(RunPlan { device: name, device_bytes, model: network.model().clone(), shapes, refused })
+}
+
+/// Plans as a run has them where `given` bytes are its; the whole steps, and why not, where it has none.
+fn fitting(stream: &Stream, model: &Model, whole: Vec<Plan>, given: Option<usize>) -> (Vec<Plan>, Option<String>) {
+    match given.map_or_else(|| Ok(whole.clone()), |bytes| fit_memory(stream, model, whole.clone(), bytes)) {
+        Ok(plans) => (plans, None),
+        Err(reason) => (whole, Some(reason.to_string())),
+    }
+}
+
+/// Micro-batches of a step together, with its `variants`.
+fn by_shape(plans: Vec<Plan>, variants: impl Fn(&[Plan]) -> Result<BTreeMap<String, usize>>) -> Result<Vec<ShapePlan>> {
+    let steps = plans.chunk_by(|a, b| (a.mode, a.shape) == (b.mode, b.shape));
+    steps.map(|plans| Ok(ShapePlan { plans: plans.to_vec(), variants: variants(plans)? })).collect()
+}
+
+fn count(of: impl Iterator<Item = (String, usize)>) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    of.for_each(|(name, number)| *counts.entry(name).or_default() += number);
+    counts
 }
 
 /// Nothing is run: a GPU is described, whether it is there or not.
@@ -99,33 +130,35 @@ fn mode_name(mode: Mode) -> &'static str {
 
 impl RunPlan {
     fn memory(&self) -> Memory {
-        Memory::of(&self.model, &self.shapes.iter().map(|s| &s.plan).collect::<Vec<_>>())
+        Memory::of(&self.model, &self.shapes.iter().flat_map(|s| &s.plans).collect::<Vec<_>>())
     }
 
     /// The shape that the memory is allocated for.
     fn largest(&self) -> Option<&Plan> {
-        let plans = self.shapes.iter().map(|s| &s.plan);
+        let plans = self.shapes.iter().flat_map(|s| &s.plans);
         plans.max_by_key(|p| p.arena_bytes + p.workspace_bytes)
     }
 
     /// One object, for `--json`.
     pub fn to_json(&self) -> Value {
         let shape = |s: &ShapePlan| {
-            let (p, cost, memory) = (&s.plan, s.plan.cost(), Memory::of(&self.model, &[&s.plan]));
+            let (p, cost, memory) = (&s.plans[0], s.cost(), s.memory(&self.model));
             json!({
                 "for": mode_name(p.mode), "clips": p.shape.clips, "frames": p.shape.frames,
-                "height_px": p.shape.height_px, "width_px": p.shape.width_px, "splits": p.shape.splits,
+                "height_px": p.shape.height_px, "width_px": p.shape.width_px, "splits": p.shape.splits, "micro_batches": s.plans.len(),
                 "arena_bytes": memory.arena, "inputs_bytes": memory.inputs, "workspace_bytes": memory.workspace,
                 "total_bytes": memory.total(), "bytes_moved": cost.bytes, "flops": cost.flops,
-                "launches": s.launches(), "ops": p.ops().count(), "variants": s.variants,
+                "launches": s.launches(), "ops": s.ops(), "variants": s.variants,
             })
         };
         let m = self.memory();
         json!({
             "device": self.device,
             "device_bytes": self.device_bytes,
+            "refused": self.refused,
             "memory": {
-                "arena_bytes": m.arena, "inputs_bytes": m.inputs, "workspace_bytes": m.workspace, "weights_bytes": m.weights,
+                "arena_bytes": m.arena, "inputs_bytes": m.inputs, "workspace_bytes": m.workspace,
+                "statistics_bytes": m.statistics, "weights_bytes": m.weights,
                 "copies_bytes": m.copies, "gradients_bytes": m.gradients, "momenta_bytes": m.momenta, "total_bytes": m.total(),
             },
             "shapes": self.shapes.iter().map(shape).collect::<Vec<_>>(),
@@ -143,7 +176,7 @@ impl RunPlan {
     }
 
     fn form(&self) -> String {
-        let dtype = self.shapes.first().map(|s| s.plan.lowering.dtype());
+        let dtype = self.shapes.first().map(|s| s.plans[0].lowering.dtype());
         dtype.map_or(String::new(), |dtype| format!("{dtype:?}").to_lowercase())
     }
 
@@ -155,6 +188,7 @@ impl RunPlan {
             "T",
             "S",
             "splits",
+            "micro-batches",
             "arena, GiB",
             "inputs",
             "workspace",
@@ -166,7 +200,7 @@ impl RunPlan {
         ];
         let mut rows = vec![head.map(String::from).to_vec()];
         for (i, s) in self.shapes.iter().enumerate() {
-            let (p, cost, memory) = (&s.plan, s.plan.cost(), Memory::of(&self.model, &[&s.plan]));
+            let (p, cost, memory) = (&s.plans[0], s.cost(), s.memory(&self.model));
             let gib = |bytes: usize| format!("{:.3}", bytes as f64 / GIB);
             rows.push(vec![
                 (i + 1).to_string(),
@@ -175,13 +209,14 @@ impl RunPlan {
                 p.shape.frames.to_string(),
                 p.shape.height_px.to_string(),
                 p.shape.splits.to_string(),
+                s.plans.len().to_string(),
                 gib(memory.arena),
                 gib(memory.inputs),
                 gib(memory.workspace),
                 gib(memory.total()),
                 format!("{:.2}", cost.bytes as f64 / 1e9),
                 format!("{:.3}", cost.flops as f64 / 1e12),
-                p.ops().count().to_string(),
+                s.ops().to_string(),
                 if self.device == "cpu" { "-".into() } else { s.launches().to_string() },
             ]);
         }
@@ -193,14 +228,11 @@ impl RunPlan {
         let largest = self.largest().map_or(String::new(), |p| format!("{} {}", mode_name(p.mode), p.shape));
         let copies = if m.copies > 0 { format!(", 16-bit copies {}", mib(m.copies)) } else { String::new() };
         let of = self.device_bytes.map_or(String::new(), |bytes| format!(" of {:.0} GiB", bytes as f64 / GIB));
-        let fits = match self.device_bytes {
-            Some(bytes) if m.total() > bytes => ": more than there is",
-            _ => "",
-        };
+        let refused = self.refused.as_ref().map_or(String::new(), |reason| format!("it does not fit: {reason}\n"));
         format!(
             "\nallocated once, for the largest ({largest}): arena {:.3} GiB, inputs {:.3} GiB, workspace {:.3} GiB\n\
              weights and running statistics {}{copies}, gradients {}, momenta {}\n\
-             in all {:.3} GiB{of}{fits}\n",
+             in all {:.3} GiB{of}\n{refused}",
             m.arena as f64 / GIB,
             m.inputs as f64 / GIB,
             m.workspace as f64 / GIB,

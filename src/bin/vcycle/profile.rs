@@ -70,6 +70,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let mode = if arguments.eval { Mode::Eval } else { Mode::Train };
     let model = Model::new(&ModelConfig::from_config(&config)?)?;
     let mut network = Network::with_storage(&device, model, 0, setup::storage(&config))?;
+    if let Some(bytes) = device.share_of_memory(config.vcycle.memory_fraction) {
+        network.limit_memory(bytes);
+    }
     let mut steps = vec![];
     let mut text = format!(
         "ceilings: {:.3} TFLOP/s, {:.1} GB/s ({})\n",

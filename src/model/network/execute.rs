@@ -21,6 +21,14 @@ pub(super) enum Pass {
 }
 
 impl Network {
+    /// Queues forward and backward of all micro-batches of the prepared step number `step`.
+    pub(super) fn run_training(&mut self, step: usize) -> Result<()> {
+        self.micro_batches(step).try_for_each(|part| {
+            self.run(part, Pass::Forward)?;
+            self.run(part, Pass::Backward)
+        })
+    }
+
     /// Queues all ops of one pass of the prepared step number `step`. With a profile, waits after each op and notes its
     /// time.
     pub(super) fn run(&mut self, step: usize, pass: Pass) -> Result<()> {
@@ -74,7 +82,8 @@ impl Network {
             }
             StepOp::Attention { .. } | StepOp::AttentionBackward { .. } => self.launch_attention(step, op),
             StepOp::Dropout { rate, input, output } => {
-                let op = Dropout { rate, seed: self.seed, step: 0, first_clip: 0 };
+                let first_clip = step.plan.part.map_or(0, |part| part.first_clip);
+                let op = Dropout { rate, seed: self.seed, step: 0, first_clip };
                 dropout::apply_step(s, &op, &self.block.step_idx, &x[input], &x[output])
             }
             StepOp::Linear { weight, bias, input, output, .. } => {

@@ -95,6 +95,8 @@ pub struct Network {
     /// Whether the targets of the step are shared among classes, for cross-entropy.
     is_soft: bool,
     profile: Option<Profile>,
+    /// Bytes that the network may allocate.
+    memory_limit: Option<usize>,
     /// Whether memory that nothing may read is filled with NaN before each op.
     is_poisoned: bool,
     uses_graphs: bool,
@@ -171,6 +173,7 @@ impl Network {
             pending: VecDeque::new(),
             is_soft: false,
             profile: None,
+            memory_limit: None,
             is_poisoned: false,
             uses_graphs: true,
             captured: None,
@@ -204,7 +207,12 @@ impl Network {
         self.model.values[0].c
     }
 
-    /// The plan of a prepared shape.
+    /// The plans of all prepared steps; those of a step's micro-batches follow one another.
+    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
+        self.steps.iter().map(|step| &step.plan)
+    }
+
+    /// The plan of a prepared shape; that of its first micro-batch where it has several.
     pub fn plan(&self, mode: Mode, shape: StepShape) -> Result<&Plan> {
         Ok(&self.step(mode, shape)?.plan)
     }
@@ -237,8 +245,7 @@ impl Network {
     fn forward_backward_of(&mut self, shape: StepShape, targets: StepTargets<'_>, step_idx: u64) -> Result<Vec<f32>> {
         let step = self.step_idx(Mode::Train, shape)?;
         self.upload_inputs(step, &StepInputs { targets, step_idx, lr: 0.0 })?;
-        self.run(step, execute::Pass::Forward)?;
-        self.run(step, execute::Pass::Backward)?;
+        self.run_training(step)?;
         self.read_losses(step)
     }
 
@@ -257,19 +264,21 @@ impl Network {
     }
 
     fn queue_forward(&mut self, step: usize) -> Result<()> {
-        self.run(step, execute::Pass::Forward)
+        self.micro_batches(step).try_for_each(|part| self.run(part, execute::Pass::Forward))
     }
 
     fn read_losses(&self, step: usize) -> Result<Vec<f32>> {
-        let (step, skip) = (&self.steps[step], self.block.skip.read::<u32>()?[0]);
-        let losses = step.tensors[step.plan.result].read::<f32>()?;
+        let (shape, skip) = (self.steps[step].plan.shape, self.block.skip.read::<u32>()?[0]);
+        let [losses, _] = self.block.losses_and_logits(shape.clips, self.model.config.num_classes)?;
+        let losses = losses.read::<f32>()?;
         Ok(if skip & batch_norm::SKIP_BIT == 0 { losses } else { vec![f32::NAN; losses.len()] })
     }
 
     /// Logits of the last training step at `shape`, `[n][classes]`.
     pub fn train_logits(&self, shape: StepShape) -> Result<Vec<f32>> {
-        let step = self.step(Mode::Train, shape)?;
-        step.tensors[step.plan.logits].read::<f32>()
+        self.step(Mode::Train, shape)?;
+        let [_, logits] = self.block.losses_and_logits(shape.clips, self.model.config.num_classes)?;
+        logits.read::<f32>()
     }
 
     /// Moves the running statistics by the batch statistics of the last training step at `shape`, with BN.MOMENTUM.
@@ -317,6 +326,9 @@ impl Network {
     /// `s2_fuse.0`. Only of use after [`Network::forward_train`]: other passes reuse its memory.
     pub fn stage(&self, mode: Mode, shape: StepShape, name: &str) -> Result<&Tensor> {
         let step = self.step(mode, shape)?;
+        if step.plan.is_micro_batch() {
+            return Err(Error::unsupported(format!("stage {name}"), "the step runs in micro-batches"));
+        }
         let value = self.model.stages.iter().find(|(n, _)| n == name).map(|(_, v)| *v);
         let value =
             value.ok_or_else(|| Error::unsupported(format!("stage {name}"), "the model has none of that name"))?;
@@ -339,6 +351,13 @@ impl Network {
                 format!("{mode:?} {shape} ({} splits) is not prepared; prepared: {known}", shape.splits),
             )
         })
+    }
+
+    /// The numbers of the micro-batches of the prepared step number `first`.
+    fn micro_batches(&self, first: usize) -> std::ops::Range<usize> {
+        let is_of = |s: &PreparedStep, of: &PreparedStep| s.plan.mode == of.plan.mode && s.plan.shape == of.plan.shape;
+        let count = self.steps[first..].iter().take_while(|s| is_of(s, &self.steps[first])).count();
+        first..first + count
     }
 
     fn step(&self, mode: Mode, shape: StepShape) -> Result<&PreparedStep> {

@@ -4,8 +4,9 @@
 use super::Network;
 use crate::device::{Buffer, DType, Slice};
 use crate::error::{Error, Result};
+use crate::model::layers::NormId;
 use crate::model::plan::Mode;
-use crate::ops::batch_norm::{MomentsNorm, MomentsTable, add_moments_all, read_moments};
+use crate::ops::batch_norm::{BatchNorm, MomentsNorm, MomentsTable, add_moments_all, read_moments};
 use crate::shape::StepShape;
 
 /// Sums over batches, on the device until they are asked for. After another [`Network::prepare`] they begin anew.
@@ -50,13 +51,12 @@ impl PreciseStatistics {
     fn table(&self, network: &Network, shape: StepShape) -> Result<MomentsTable> {
         let step = network.step(Mode::Train, shape)?;
         let norms = &network.model.norms;
-        let norm = |(op, norm, stats): (_, usize, usize)| {
-            let begin = norms[..norm].iter().map(|before| MomentsNorm::sums_len(before.c)).sum();
-            let sums = self.sums.part(begin, MomentsNorm::sums_len(norms[norm].c))?;
-            Ok(MomentsNorm { op, stats: step.tensors[stats].memory().clone(), sums })
+        let norm = |(op, norm, stats): &(BatchNorm, NormId, Slice)| {
+            let begin = norms[..*norm].iter().map(|before| MomentsNorm::sums_len(before.c)).sum();
+            let sums = self.sums.part(begin, MomentsNorm::sums_len(norms[*norm].c))?;
+            Ok(MomentsNorm { op: *op, stats: stats.clone(), sums })
         };
-        let of_step = step.plan.statistics().map(|(op, id, stats)| norm((*op, id, stats)));
-        MomentsTable::new(network.device(), of_step.collect::<Result<_>>()?)
+        MomentsTable::new(network.device(), step.statistics.iter().map(norm).collect::<Result<_>>()?)
     }
 
     /// Makes them the network's running statistics. Waits for the device.

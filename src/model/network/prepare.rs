@@ -5,17 +5,21 @@ use super::graphs::Repeated;
 use super::{Network, PathwayInput, flat};
 use crate::device::{Buffer, Slice, Tensor};
 use crate::error::{Error, Result};
+use crate::model::layers::NormId;
 use crate::model::pathways::slow_pathway_indices;
-use crate::model::plan::{Mode, Place, Plan};
+use crate::model::plan::{Mode, Place, Plan, TensorId, fit_memory};
 use crate::ops::batch_norm::{BatchNorm, RunningNorm, RunningTable};
 use crate::ops::sgd::State;
-use crate::shape::StepShape;
+use crate::shape::{ActivationShape, StepShape};
 
-/// A plan whose tensors have memory.
+/// A plan whose tensors have memory. Those of a step's micro-batches follow one another.
 pub(super) struct PreparedStep {
     pub plan: Plan,
     pub tensors: Vec<Tensor>,
+    /// Of the whole step.
     pub inputs: Vec<PathwayInput>,
+    /// Every batch norm of the whole step whose statistics it forms, and these.
+    pub statistics: Vec<(BatchNorm, NormId, Slice)>,
     /// One class a clip, for cross-entropy.
     pub labels: Slice,
     /// 1 for every class of a clip, otherwise 0: `[n][1][1][1][classes]`, for binary cross-entropy.
@@ -53,7 +57,17 @@ impl Network {
                 plans.push(plan);
             }
         }
+        let plans = match self.memory_limit {
+            Some(limit) => fit_memory(&self.stream, &self.model, plans, limit)?,
+            None => plans,
+        };
         self.prepare_plans(plans)
+    }
+
+    /// Keeps what the network allocates below so many bytes, from the next [`Network::prepare`] on: training steps that would need more
+    /// run in micro-batches of whole batch-norm splits, with the same bits, and what fits in no way is an error. At first there is no limit.
+    pub fn limit_memory(&mut self, bytes: usize) {
+        self.memory_limit = Some(bytes);
     }
 
     /// [`Network::prepare`] with plans of this network's model on its device; for tests of plans.
@@ -78,8 +92,9 @@ impl Network {
         let inputs = (0..self.model.num_pathways())
             .map(|i| Buffer::zeroed(&device, largest(&|p| p.input_bytes(i))))
             .collect::<Result<Vec<_>>>()?;
+        let kept = flat(&device, largest(&|p| if p.is_micro_batch() { p.statistics_bytes() / 4 } else { 0 }))?;
         for plan in plans {
-            let step = self.bind(plan, &arena, &inputs)?;
+            let step = self.bind(plan, &arena, &inputs, &kept)?;
             self.steps.push(step);
         }
         Ok(())
@@ -96,17 +111,12 @@ impl Network {
     }
 
     /// Gives the tensors of `plan` their memory.
-    fn bind(&self, plan: Plan, arena: &Buffer, inputs: &[Buffer]) -> Result<PreparedStep> {
-        let (clips, classes) = (plan.shape.clips, self.model.config.num_classes);
-        let is_train = plan.mode == Mode::Train;
-        // Of training steps: what the host reads lies in one piece, and not in the arena.
-        let read_back = match is_train {
-            true => [plan.result, plan.logits].into_iter().zip(self.block.losses_and_logits(clips, classes)?).collect(),
-            false => vec![],
-        };
-        let read_back_of = |storage| {
+    fn bind(&self, plan: Plan, arena: &Buffer, inputs: &[Buffer], kept: &Slice) -> Result<PreparedStep> {
+        let first = plan.part.map_or(0, |part| part.first_clip);
+        let outside = self.outside_arena(&plan, kept)?;
+        let place_of = |storage| {
             let is = |id: usize| matches!(plan.tensors[id].place, Place::Arena { storage: of, .. } if of == storage);
-            read_back.iter().find(|(id, _)| is(*id)).map(|(_, memory)| memory.clone())
+            outside.iter().find(|(id, _)| is(*id)).map(|(_, memory)| memory.clone())
         };
         let tensors = plan
             .tensors
@@ -115,10 +125,11 @@ impl Network {
                 let (memory, pitch_c) = match t.place {
                     Place::Input(pathway) => {
                         let stored = plan.tensors[plan.inputs[pathway]].shape;
-                        (inputs[pathway].slice_of(t.dtype, 0, stored.num_elements())?, stored.c)
+                        let start = stored.num_elements() / plan.clips * first * t.dtype.size_bytes();
+                        (inputs[pathway].slice_of(t.dtype, start, stored.num_elements())?, stored.c)
                     }
                     Place::Arena { storage, offset_c, pitch_c } => {
-                        let memory = match read_back_of(storage) {
+                        let memory = match place_of(storage) {
                             Some(memory) => memory.part(offset_c, memory.len() - offset_c)?,
                             None => {
                                 let (storage, size) = (&plan.storages[storage], t.dtype.size_bytes());
@@ -132,24 +143,61 @@ impl Network {
                 Tensor::new(memory, t.shape, pitch_c)
             })
             .collect::<Result<Vec<_>>>()?;
-        let inputs = (0..self.model.num_pathways())
-            .map(|pathway| PathwayInput {
-                tensor: tensors[plan.inputs[pathway]].clone(),
-                frame_indices: slow_pathway_indices(plan.shape.frames, self.model.config.frame_ratio(pathway)),
-            })
-            .collect();
-        let clips = if is_train { clips } else { 0 };
-        let (labels, targets) = (self.block.labels(clips)?, self.block.targets(clips, classes)?);
-        let running = self.running_table(&plan, &tensors)?;
-        Ok(PreparedStep { plan, tensors, inputs, labels, targets, running, graphs: Default::default() })
+        let inputs = self.inputs_of_step(&plan, inputs)?;
+        let of_batch = plan.statistics().zip(plan.statistics_of_batch());
+        let statistics = of_batch.map(|((_, _, stats), (op, norm, start))| match plan.is_micro_batch() {
+            true => Ok((op, norm, kept.part(start, op.stats_len())?)),
+            false => Ok((op, norm, tensors[stats].memory().clone())),
+        });
+        let statistics = statistics.collect::<Result<Vec<_>>>()?;
+        let (labels, targets) = self.labels_and_targets(&plan)?;
+        let running = self.running_table(&plan, &statistics)?;
+        Ok(PreparedStep { plan, tensors, inputs, statistics, labels, targets, running, graphs: Default::default() })
+    }
+
+    /// The inputs of all clips of the step that `plan` belongs to.
+    fn inputs_of_step(&self, plan: &Plan, memory: &[Buffer]) -> Result<Vec<PathwayInput>> {
+        let input = |(pathway, memory): (usize, &Buffer)| {
+            let stored = &plan.tensors[plan.inputs[pathway]];
+            let shape = ActivationShape { n: plan.shape.clips, ..stored.shape };
+            let memory = memory.slice_of(stored.dtype, 0, shape.num_elements())?;
+            let frame_indices = slow_pathway_indices(plan.shape.frames, self.model.config.frame_ratio(pathway));
+            Ok(PathwayInput { tensor: Tensor::new(memory, shape, shape.c)?, frame_indices })
+        };
+        memory.iter().enumerate().map(input).collect()
+    }
+
+    /// What of a training step does not lie in the arena: results in one piece, for the host; of micro-batches the statistics, for their
+    /// step.
+    fn outside_arena(&self, plan: &Plan, kept: &Slice) -> Result<Vec<(TensorId, Slice)>> {
+        let Some(part) = plan.part else { return Ok(vec![]) };
+        let (first, clips, classes) = (part.first_clip, plan.clips, self.model.config.num_classes);
+        let [losses, logits] = self.block.losses_and_logits(plan.shape.clips, classes)?;
+        let results =
+            [(plan.result, losses.part(first, clips)?), (plan.logits, logits.part(first * classes, clips * classes)?)];
+        let of_batch = plan.statistics().zip(plan.statistics_of_batch()).filter(|_| plan.is_micro_batch());
+        let statistics = of_batch.map(|((op, _, stats), (_, _, start))| {
+            Ok((stats, kept.part(start + part.splits_of(first) * 3 * op.shape.c, op.stats_len())?))
+        });
+        results.into_iter().map(Ok).chain(statistics).collect()
+    }
+
+    /// Those of the clips of a training step's plan.
+    fn labels_and_targets(&self, plan: &Plan) -> Result<(Slice, Tensor)> {
+        let (first, clips) = plan.part.map_or((0, 0), |part| (part.first_clip, plan.clips));
+        let (of_step, classes) = (plan.part.map_or(0, |part| part.batch_clips), self.model.config.num_classes);
+        let targets = self.block.targets(of_step, classes)?;
+        let memory = targets.memory().part(first * classes, clips * classes)?;
+        let targets = Tensor::new(memory, ActivationShape { n: clips, ..targets.shape() }, classes)?;
+        Ok((self.block.labels(of_step)?.part(first, clips)?, targets))
     }
 
     /// The running pairs that a step moves: none where they are fixed (MODEL.FROZEN_BN), none in evaluation.
-    fn running_table(&self, plan: &Plan, tensors: &[Tensor]) -> Result<RunningTable> {
-        let moved = plan.statistics().filter(|_| plan.mode == Mode::Train && !self.model.config.frozen_bn);
-        let norm = |(op, norm, stats): (&BatchNorm, usize, usize)| {
-            let (mean, var) = &self.arrays.norm[norm];
-            RunningNorm { op: *op, stats: tensors[stats].memory().clone(), running: [mean.clone(), var.clone()] }
+    fn running_table(&self, plan: &Plan, statistics: &[(BatchNorm, NormId, Slice)]) -> Result<RunningTable> {
+        let moved = statistics.iter().filter(|_| plan.mode == Mode::Train && !self.model.config.frozen_bn);
+        let norm = |(op, norm, stats): &(BatchNorm, NormId, Slice)| {
+            let (mean, var) = &self.arrays.norm[*norm];
+            RunningNorm { op: *op, stats: stats.clone(), running: [mean.clone(), var.clone()] }
         };
         RunningTable::new(self.device(), moved.map(norm).collect())
     }

@@ -2,7 +2,6 @@
 
 use super::Network;
 use super::block::{Download, RING};
-use super::execute::Pass;
 use super::graphs::Work;
 use crate::device::Slice;
 use crate::error::{Error, Result};
@@ -79,8 +78,7 @@ impl Network {
     /// Launches of the prepared step number `step` and nothing else: no copy, no decision, and for all steps of a shape the same
     /// launches with the same arguments.
     pub(super) fn queue_step(&mut self, step: usize) -> Result<()> {
-        self.run(step, Pass::Forward)?;
-        self.run(step, Pass::Backward)?;
+        self.run_training(step)?;
         self.queue_update()?;
         self.queue_running(step)
     }

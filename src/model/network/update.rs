@@ -86,8 +86,8 @@ impl Network {
     /// Whether every batch-norm statistic of the last training step at `shape` is finite. Reads them back.
     pub fn are_statistics_finite(&self, shape: StepShape) -> Result<bool> {
         let step = self.step(Mode::Train, shape)?;
-        for (_, _, stats) in step.plan.statistics() {
-            if step.tensors[stats].memory().read::<f32>()?.iter().any(|v| !v.is_finite()) {
+        for (_, _, stats) in &step.statistics {
+            if stats.read::<f32>()?.iter().any(|v| !v.is_finite()) {
                 return Ok(false);
             }
         }

@@ -1,6 +1,6 @@
 //! The head in evaluation: over which windows it averages, and what becomes of their logits.
 
-use super::{Mode, Planner, StepOp, TensorId};
+use super::{Mode, Planner, Request, StepOp, TensorId};
 use crate::device::DType;
 use crate::error::{Error, Result};
 use crate::model::config::HeadActivation;
@@ -18,7 +18,7 @@ impl Planner<'_> {
         if self.plan.mode == Mode::Train || is_same {
             return Ok(None);
         }
-        let mut planner = Planner::new(self.model, grid, Mode::Train, 1, self.plan.lowering);
+        let mut planner = Planner::new(self.model, &Request::whole(grid, Mode::Train, 1, self.plan.lowering));
         planner.prepare_values()?;
         Ok(Some(planner.shapes))
     }

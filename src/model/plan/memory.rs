@@ -14,6 +14,8 @@ pub struct Memory {
     pub workspace: usize,
     /// Parameters in f32, and running statistics.
     pub weights: usize,
+    /// Batch statistics of steps in micro-batches, kept to the end of the step.
+    pub statistics: usize,
     /// 16-bit copies of the parameters and tables of the running statistics, where kernels read them.
     pub copies: usize,
     /// Gradients of the parameters, where anything is trained.
@@ -33,6 +35,7 @@ impl Memory {
             arena: largest(&|p| p.arena_bytes),
             inputs: (0..model.num_pathways()).map(|pathway| largest(&|p| p.input_bytes(pathway))).sum(),
             workspace: largest(&|p| p.workspace_bytes),
+            statistics: largest(&|p| if p.is_micro_batch() { p.statistics_bytes() } else { 0 }),
             weights: 4 * (model.params_len + model.running_len),
             copies: if copy == 4 { 0 } else { copy * model.params_len + 4 * model.running_len },
             gradients: trained,
@@ -42,7 +45,7 @@ impl Memory {
 
     /// All of it.
     pub fn total(&self) -> usize {
-        let Memory { arena, inputs, workspace, weights, copies, gradients, momenta } = *self;
-        arena + inputs + workspace + weights + copies + gradients + momenta
+        let Memory { arena, inputs, workspace, statistics, weights, copies, gradients, momenta } = *self;
+        arena + inputs + workspace + statistics + weights + copies + gradients + momenta
     }
 }

@@ -10,12 +10,14 @@ pub mod fused;
 mod head;
 mod layers;
 mod memory;
+mod micro_batches;
 mod ops;
 
 pub use arena::{ALIGNMENT_BYTES, Storage, assign_offsets};
 pub use cost::Cost;
 pub use layers::LayerCost;
 pub use memory::Memory;
+pub use micro_batches::{fit_memory, splits_at_once};
 pub use ops::{Access, OpKind, StepOp};
 
 use super::layers::{Model, NormId, ValueId};
@@ -160,12 +162,17 @@ impl Plan {
         input_pitch_c: usize,
         lowering: Lowering,
     ) -> Result<Plan> {
+        Plan::of(stream, model, &Request::whole(shape, mode, input_pitch_c, lowering))
+    }
+
+    fn of(stream: &Stream, model: &Model, request: &Request) -> Result<Plan> {
+        let Request { shape, mode, lowering, .. } = *request;
         check_shape(model, shape)?;
         if lowering != Lowering::Plain && mode == Mode::Train && model.config.frozen_bn {
             let reason = "kernels have no gradient of a batch norm with fixed statistics; train it with --device cpu";
             return Err(Error::unsupported("MODEL.FROZEN_BN", reason));
         }
-        let mut planner = Planner::new(model, shape, mode, input_pitch_c, lowering);
+        let mut planner = Planner::new(model, request);
         if lowering == Lowering::Plain {
             planner.forward()?;
             if mode == Mode::Train {
@@ -198,10 +205,10 @@ impl Plan {
         self.forward.iter().chain(&self.backward)
     }
 
-    /// Memory of the input of a pathway.
+    /// Memory of the input of a pathway, of all clips of the step.
     pub fn input_bytes(&self, pathway: usize) -> usize {
         let input = &self.tensors[self.inputs[pathway]];
-        input.shape.num_elements() * input.dtype.size_bytes()
+        input.shape.num_elements() / self.clips * self.shape.clips * input.dtype.size_bytes()
     }
 
     /// Every batch norm whose statistics the forward pass forms, and where: `[splits][3][c]`.
@@ -246,6 +253,25 @@ fn check_shape(model: &Model, shape: StepShape) -> Result<()> {
     Ok(())
 }
 
+/// What is planned.
+#[derive(Clone, Copy)]
+struct Request {
+    shape: StepShape,
+    mode: Mode,
+    input_pitch_c: usize,
+    lowering: Lowering,
+    part: Option<Part>,
+    clips: usize,
+}
+
+impl Request {
+    /// All clips of a step.
+    fn whole(shape: StepShape, mode: Mode, input_pitch_c: usize, lowering: Lowering) -> Request {
+        let part = (mode == Mode::Train).then(|| Part::whole(shape.clips, shape.splits));
+        Request { shape, mode, input_pitch_c, lowering, part, clips: shape.clips }
+    }
+}
+
 /// Builds a plan; one method set per pass in `forward.rs` and `backward.rs`.
 struct Planner<'a> {
     model: &'a Model,
@@ -265,12 +291,12 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(model: &'a Model, shape: StepShape, mode: Mode, input_pitch_c: usize, lowering: Lowering) -> Planner<'a> {
-        let part = (mode == Mode::Train).then(|| Part::whole(shape.clips, shape.splits));
+    fn new(model: &'a Model, request: &Request) -> Planner<'a> {
+        let Request { shape, mode, input_pitch_c, lowering, part, clips } = *request;
         let plan = Plan {
             shape,
             part,
-            clips: shape.clips,
+            clips,
             mode,
             lowering,
             tensors: vec![],
@@ -303,8 +329,7 @@ impl<'a> Planner<'a> {
         for pathway in 0..model.num_pathways() {
             let t = shape.frames / model.config.frame_ratio(pathway);
             let c = model.values[pathway].c;
-            let sizes =
-                ActivationShape::new(planner.plan.clips, t, shape.height_px, shape.width_px, c.max(input_pitch_c));
+            let sizes = ActivationShape::new(clips, t, shape.height_px, shape.width_px, c.max(input_pitch_c));
             planner.shapes.push(sizes.with_channels(c));
             let id = planner.tensor(format!("input.{pathway}"), sizes, lowering.dtype(), Place::Input(pathway));
             planner.plan.inputs.push(id);
