@@ -5,8 +5,6 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 /// Elements of a block: 64 KiB, so that a block which is read twice comes from the cache the second time.
 pub(crate) const BLOCK_ELEMENTS: usize = 16 * 1024;
 
@@ -22,10 +20,55 @@ pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 
-/// Cuts `rows` into blocks.
-pub(crate) fn blocks(rows: Range<usize>, c: usize) -> impl Iterator<Item = Range<usize>> {
-    let per_block = (BLOCK_ELEMENTS / c.max(1)).max(MIN_BLOCK_ROWS);
-    rows.clone().step_by(per_block).map(move |start| start..(start + per_block).min(rows.end))
+/// Rows cut into groups, each of which is cut into blocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Blocks {
+    rows: usize,
+    group_rows: usize,
+    block_rows: usize,
+}
+
+/// Some rows of one group.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Block {
+    pub(crate) group: usize,
+    pub(crate) rows: Range<usize>,
+}
+
+impl Blocks {
+    /// `rows` rows of `c` channels; groups have `group_rows`, but for the last.
+    pub(crate) fn new(rows: usize, group_rows: usize, c: usize) -> Blocks {
+        Blocks::of(rows, group_rows, (BLOCK_ELEMENTS / c.max(1)).max(MIN_BLOCK_ROWS))
+    }
+
+    /// Blocks of `block_rows`.
+    pub(crate) fn of(rows: usize, group_rows: usize, block_rows: usize) -> Blocks {
+        Blocks { rows, group_rows: group_rows.max(1), block_rows: block_rows.max(1) }
+    }
+
+    fn per_group(&self) -> usize {
+        self.group_rows.div_ceil(self.block_rows)
+    }
+
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        let full = self.rows / self.group_rows;
+        full * self.per_group() + (self.rows - full * self.group_rows).div_ceil(self.block_rows)
+    }
+
+    /// Block `i`; one without rows behind the last.
+    pub(crate) fn get(&self, i: usize) -> Block {
+        let group = i / self.per_group();
+        let end = ((group + 1) * self.group_rows).min(self.rows);
+        let start = (group * self.group_rows + i % self.per_group() * self.block_rows).min(end);
+        Block { group, rows: start..(start + self.block_rows).min(end) }
+    }
+
+    /// All, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Block> + use<> {
+        let blocks = *self;
+        (0..blocks.len()).map(move |i| blocks.get(i))
+    }
 }
 
 /// Rows that are worked on together: without gaps, several rows of few channels form one long row.
@@ -43,23 +86,65 @@ pub(crate) fn part(data: &[f32], pitch: usize, rows: &Range<usize>) -> Range<usi
     rows.start * pitch..(rows.end * pitch).min(data.len())
 }
 
-/// The elements of each of `blocks`, which follow one another without a gap from row 0 on.
-pub(crate) fn split<'a, T>(mut data: &'a mut [T], pitch: usize, blocks: &[Range<usize>]) -> Vec<&'a mut [T]> {
-    let mut parts = Vec::with_capacity(blocks.len());
-    for rows in blocks {
-        let (part, rest) = data.split_at_mut((rows.len() * pitch).min(data.len()));
-        parts.push(part);
-        data = rest;
-    }
-    parts
+/// What the blocks of some rows write, each its own part.
+pub(crate) trait Parts: Send + Sized {
+    /// Those of the first `blocks` blocks, which have `rows` rows, and of the rest.
+    fn cut(self, blocks: usize, rows: usize) -> (Self, Self);
 }
 
-/// Runs `work` for every item, in parallel where there are several.
-pub(crate) fn for_each<T: Send>(items: Vec<T>, work: impl Fn(T) + Sync + Send) {
-    match items.len() {
-        0 | 1 => items.into_iter().for_each(work),
-        _ => items.into_par_iter().for_each(work),
+impl<A: Parts, B: Parts> Parts for (A, B) {
+    fn cut(self, blocks: usize, rows: usize) -> (Self, Self) {
+        let ((a, rest_a), (b, rest_b)) = (self.0.cut(blocks, rows), self.1.cut(blocks, rows));
+        ((a, b), (rest_a, rest_b))
     }
+}
+
+impl<A: Parts> Parts for Option<A> {
+    fn cut(self, blocks: usize, rows: usize) -> (Self, Self) {
+        self.map(|all| all.cut(blocks, rows)).map_or((None, None), |(part, rest)| (Some(part), Some(rest)))
+    }
+}
+
+/// So many elements for each block.
+pub(crate) struct PerBlock<'a, T> {
+    pub(crate) data: &'a mut [T],
+    len: usize,
+}
+
+impl<'a, T> PerBlock<'a, T> {
+    pub(crate) fn new(data: &'a mut [T], len: usize) -> Self {
+        PerBlock { data, len }
+    }
+}
+
+impl<T: Send> Parts for PerBlock<'_, T> {
+    fn cut(self, blocks: usize, _: usize) -> (Self, Self) {
+        let (data, rest) = self.data.split_at_mut(blocks * self.len);
+        (PerBlock { data, ..self }, PerBlock { data: rest, ..self })
+    }
+}
+
+/// Runs `work` for every block with its parts of `parts`, in parallel where there are several. (Halves of halves: no list of blocks or
+/// parts is made.)
+pub(crate) fn for_each<P: Parts>(blocks: Blocks, parts: P, work: impl Fn(Block, P) + Sync) {
+    let len = blocks.len();
+    if len > 0 {
+        for_each_of(&blocks, 0..len, parts, &work);
+    }
+}
+
+fn for_each_of<P: Parts>(blocks: &Blocks, range: Range<usize>, parts: P, work: &(impl Fn(Block, P) + Sync)) {
+    let first = blocks.get(range.start);
+    if range.len() == 1 {
+        return work(first, parts);
+    }
+    let middle = range.start + range.len() / 2;
+    let rows = blocks.get(middle).rows.start - first.rows.start;
+    let (left, right) = parts.cut(middle - range.start, rows);
+    rayon::join(
+        || for_each_of(blocks, range.start..middle, left, work),
+        || for_each_of(blocks, middle..range.end, right, work),
+    );
 }
 
 /// How a block of `rows` rows is walked: several rows at a time where there are no gaps and few channels.
@@ -91,9 +176,9 @@ impl Walk {
         self.together * self.c
     }
 
-    /// Zeros to sum into: `[lanes][c]`.
-    pub(crate) fn zeroed_sums(&self) -> Vec<f32> {
-        vec![0.0; lanes(self.c) * self.c]
+    /// Elements of the sums of a block: `[lanes][c]`.
+    pub(crate) fn sums_len(&self) -> usize {
+        lanes(self.c) * self.c
     }
 
     /// Index and number of elements of each row that is walked.
@@ -103,7 +188,7 @@ impl Walk {
         (0..last).map(move |k| (k, (self.rows - k * self.together).min(self.together) * self.c))
     }
 
-    /// The elements of [`Walk::zeroed_sums`] that row `k` of the walk, which has `width` elements, adds to.
+    /// The sums that row `k` of the walk, which has `width` elements, adds to.
     #[inline(always)]
     pub(crate) fn sums(&self, k: usize, width: usize) -> Range<usize> {
         let first = k * self.together % lanes(self.c) * self.c;
@@ -133,15 +218,20 @@ impl<'a> Strip<'a> {
     }
 }
 
-/// Rows of a block in an array, to write.
-pub(crate) struct StripMut<'a> {
-    /// From the first row of the block on.
-    pub(crate) data: &'a mut [f32],
+/// Rows of one or several blocks in an array, to write.
+pub(crate) struct StripMut<'a, T = f32> {
+    /// From the first row on.
+    pub(crate) data: &'a mut [T],
     /// Elements from one row to the next.
     pub(crate) pitch: usize,
 }
 
-impl StripMut<'_> {
+impl<'a> StripMut<'a> {
+    /// All rows.
+    pub(crate) fn new(all: crate::device::ActMut<'a>) -> Self {
+        StripMut { data: all.data, pitch: all.pitch_c }
+    }
+
     /// Row `k` of the walk, which has `width` elements.
     #[inline(always)]
     pub(crate) fn row(&mut self, walk: &Walk, k: usize, width: usize) -> &mut [f32] {
@@ -149,8 +239,42 @@ impl StripMut<'_> {
     }
 }
 
-/// The rows of each of `blocks`, as [`split`].
-pub(crate) fn strips<'a>(all: crate::device::ActMut<'a>, blocks: &[Range<usize>]) -> Vec<StripMut<'a>> {
-    let pitch = all.pitch_c;
-    split(all.data, pitch, blocks).into_iter().map(|data| StripMut { data, pitch }).collect()
+impl<T: Send> Parts for StripMut<'_, T> {
+    fn cut(self, _: usize, rows: usize) -> (Self, Self) {
+        // The last row ends with its last channel.
+        let (data, rest) = self.data.split_at_mut((rows * self.pitch).min(self.data.len()));
+        (StripMut { data, ..self }, StripMut { data: rest, ..self })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_end_where_groups_end() {
+        let of = |rows, group_rows, block_rows| -> Vec<(usize, Range<usize>)> {
+            Blocks::of(rows, group_rows, block_rows).iter().map(|b| (b.group, b.rows)).collect()
+        };
+        assert_eq!(of(7, 7, 3), [(0, 0..3), (0, 3..6), (0, 6..7)]);
+        assert_eq!(of(12, 5, 3), [(0, 0..3), (0, 3..5), (1, 5..8), (1, 8..10), (2, 10..12)]);
+        assert_eq!(of(6, 3, 3), [(0, 0..3), (1, 3..6)]);
+        assert_eq!(of(0, 3, 3), []);
+    }
+
+    #[test]
+    fn every_block_gets_its_own_parts() {
+        let blocks = Blocks::of(12, 5, 3);
+        let (mut rows, mut sums) = (vec![0usize; 12 * 4 - 1], vec![0usize; blocks.len() * 2]);
+        let strip = StripMut { data: &mut rows[..], pitch: 4 };
+        for_each(blocks, (strip, Some(PerBlock::new(&mut sums, 2))), |block, (strip, sums)| {
+            let len = strip.data.len();
+            strip.data.fill(block.rows.start);
+            sums.expect("it was given").data.fill(block.group * 100 + len);
+        });
+        let want: Vec<usize> =
+            blocks.iter().flat_map(|b| std::iter::repeat_n(b.rows.start, 4 * b.rows.len())).collect();
+        assert_eq!(rows[..], want[..47]);
+        assert_eq!(sums, [12, 12, 8, 8, 112, 112, 108, 108, 207, 207]);
+    }
 }

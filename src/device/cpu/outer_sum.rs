@@ -3,10 +3,12 @@
 
 use std::ops::Range;
 
+use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 use super::Isa;
 use super::dispatch::{SharedMut, by_rows, tiles_by_instruction_set};
+use super::scratch::{self, List};
 use super::vector::Vector;
 
 /// Most rows of a tile: accumulators, columns and a factor fit the registers.
@@ -24,7 +26,8 @@ const TILE_VECTORS: usize = 2;
 const MIN_READERS: usize = 3;
 
 /// Consecutive positions of `dy` and where they meet `x`.
-#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub struct Run {
     /// Offset in `x` of the first.
     pub x: usize,
@@ -34,8 +37,11 @@ pub struct Run {
     pub count: usize,
 }
 
-/// Finds the runs of some lines for a tap.
-pub type FindRuns<'a> = dyn Fn(Range<usize>, usize, &mut Vec<Run>) + Sync + 'a;
+/// Finds the runs of some lines for a tap, at most one a line.
+pub type FindRuns<'a> = dyn Fn(Range<usize>, usize, &mut List<Run>) + Sync + 'a;
+
+/// The lines of a split.
+pub type LinesOfSplit<'a> = dyn Fn(usize) -> Range<usize> + Sync + 'a;
 
 /// `acc[split][row][tap][column] = sum of dy[position][row] * x[source(position, tap)][column]`, the sum over the
 /// positions of each split.
@@ -58,8 +64,12 @@ pub struct OuterSum<'a> {
     pub taps: usize,
     /// Positions in each line; lines are not cut.
     pub line: usize,
-    /// The lines of each split, cut into chunks. Sums are read and written once for each chunk.
-    pub chunks: Vec<Vec<Range<usize>>>,
+    /// Number of splits.
+    pub num_splits: usize,
+    /// The lines of each.
+    pub lines: &'a LinesOfSplit<'a>,
+    /// Lines are taken in chunks of about so many positions. Sums are read and written once for each chunk.
+    pub chunk_positions: usize,
     /// Whether sums go on from what `acc` holds; else it is overwritten.
     pub goes_on: bool,
     /// Tasks that share the taps and columns of a split.
@@ -74,7 +84,7 @@ impl OuterSum<'_> {
         taps * columns.div_ceil(TILE_VECTORS * isa.lanes())
     }
 
-    /// Forms the sums in parallel. The order of each sum depends on `chunks` alone.
+    /// Forms the sums in parallel. The order of each sum depends on the lines and the size of chunks alone.
     ///
     /// # Panics
     /// Where `acc` has not the size of all sums, or a run lies outside the operands or its chunk.
@@ -82,17 +92,23 @@ impl OuterSum<'_> {
         assert!(self.isa.is_available(), "the processor has the instruction set");
         // Saturating, here and in the checks below: a size too large for its type must not wrap around and pass.
         let split_len = self.rows.saturating_mul(self.taps).saturating_mul(self.columns);
-        assert_eq!(acc.len(), self.chunks.len().saturating_mul(split_len), "sums for each split");
+        assert_eq!(acc.len(), self.num_splits.saturating_mul(split_len), "sums for each split");
+        (0..self.num_splits).for_each(|split| self.check_lines(&(self.lines)(split)));
         let shared = SharedMut::new(acc);
         let num_blocks = Self::num_column_blocks(self.isa, self.taps, self.columns);
         let tasks = self.column_tasks.clamp(1, num_blocks);
-        (0..self.chunks.len() * tasks).into_par_iter().for_each_init(Copies::default, |copies, task| {
+        (0..self.num_splits * tasks).into_par_iter().for_each(|task| {
             let (split, task) = (task / tasks, task % tasks);
             let blocks = num_blocks * task / tasks..num_blocks * (task + 1) / tasks;
             let acc = shared.get().wrapping_add(split * split_len);
-            for (i, lines) in self.chunks[split].iter().enumerate() {
-                copies.start(self, lines, blocks.len());
-                blocks.clone().for_each(|block| self.add(copies, lines, block, acc, i == 0 && !self.goes_on));
+            let lines = (self.lines)(split);
+            let num_chunks = self.positions(&lines).len().div_ceil(self.chunk_positions).min(lines.len()).max(1);
+            let chunk = |i: usize| lines.start + lines.len() * i / num_chunks;
+            let mut copies = Copies::new(self, lines.len().div_ceil(num_chunks), blocks.len());
+            for i in 0..num_chunks {
+                let lines = chunk(i)..chunk(i + 1);
+                copies.start(self, &lines);
+                blocks.clone().for_each(|block| self.add(&mut copies, &lines, block, acc, i == 0 && !self.goes_on));
             }
         });
     }
@@ -107,6 +123,10 @@ impl OuterSum<'_> {
         self.rows.div_ceil(max_tile_rows(self.isa))
     }
 
+    fn copies_columns(&self) -> bool {
+        self.num_tiles() >= MIN_READERS
+    }
+
     /// One block of columns, all rows, the positions of one chunk.
     fn add(&self, copies: &mut Copies, lines: &Range<usize>, block: usize, acc: *mut f32, is_first: bool) {
         let lanes = self.isa.lanes();
@@ -119,7 +139,7 @@ impl OuterSum<'_> {
             self.check(&copies.runs, lines);
             copies.tap = Some(tap);
         }
-        let copies_columns = self.num_tiles() >= MIN_READERS;
+        let copies_columns = self.copies_columns();
         if copies_columns {
             copies.copy_columns(self, column, width);
         }
@@ -147,7 +167,7 @@ impl OuterSum<'_> {
                 last_lanes: width - (num_vectors - 1) * lanes,
                 is_first,
             };
-            // SAFETY: `check` has seen that runs lie inside `x` and the chunk, `Copies::start` that the chunk lies inside
+            // SAFETY: `check` has seen that runs lie inside `x` and the chunk, `check_lines` that the chunk lies inside
             // `dy`; rows and columns lie inside the split of `acc` and belong to this task; the processor has `isa`.
             unsafe { run_tile(self.isa, rows.len(), num_vectors, &tile) };
         }
@@ -155,6 +175,13 @@ impl OuterSum<'_> {
 
     fn positions(&self, lines: &Range<usize>) -> Range<usize> {
         lines.start.saturating_mul(self.line)..lines.end.saturating_mul(self.line)
+    }
+
+    /// Panics unless the positions of `lines` lie inside `dy`.
+    fn check_lines(&self, lines: &Range<usize>) {
+        let positions = self.positions(lines);
+        let end = positions.end.saturating_sub(1).saturating_mul(self.dy_step).saturating_add(self.rows);
+        assert!(positions.is_empty() || end <= self.dy.len(), "positions lie inside dy");
     }
 
     /// Panics unless the positions of `runs`, none of which is empty, are of `lines` and meet `x`.
@@ -171,29 +198,41 @@ impl OuterSum<'_> {
 
 /// Operands side by side, for one chunk of positions: positions that are a power of two apart would throw each other out
 /// of the first-level cache. The memory is used again.
-#[derive(Default)]
 struct Copies {
-    rows: Vec<f32>, // [tile][position][row]
+    rows: List<f32>, // [tile][position][row]
     has_rows: bool,
     /// The tap that `runs` are of.
     tap: Option<usize>,
-    runs: Vec<Run>,
-    columns: Vec<f32>, // [position][column]
-    column_runs: Vec<Run>,
+    runs: List<Run>,
+    columns: List<f32>, // [position][column]
+    column_runs: List<Run>,
 }
 
+/// Floats that [`copy_short`] writes at once and may take back.
+const SHORT: usize = 16;
+
 impl Copies {
-    /// Turns to another chunk, of which `readers` blocks of columns will be formed.
-    fn start(&mut self, sum: &OuterSum, lines: &Range<usize>, readers: usize) {
-        let positions = sum.positions(lines);
-        let end = positions.end.saturating_sub(1).saturating_mul(sum.dy_step).saturating_add(sum.rows);
-        assert!(positions.is_empty() || end <= sum.dy.len(), "positions lie inside dy");
+    /// For chunks of at most `lines` lines, of which `readers` blocks of columns will be formed.
+    fn new(sum: &OuterSum, lines: usize, readers: usize) -> Copies {
+        let (positions, has_rows) = (lines * sum.line, readers >= MIN_READERS);
+        let columns = if sum.copies_columns() { TILE_VECTORS * sum.isa.lanes() } else { 0 };
+        Copies {
+            rows: scratch::list(if has_rows { positions * sum.rows + SHORT } else { 0 }),
+            has_rows,
+            tap: None,
+            runs: scratch::list(lines),
+            columns: scratch::list(positions * columns + SHORT),
+            column_runs: scratch::list(lines),
+        }
+    }
+
+    /// Turns to another chunk.
+    fn start(&mut self, sum: &OuterSum, lines: &Range<usize>) {
         self.tap = None;
-        self.has_rows = readers >= MIN_READERS;
         self.rows.clear();
         if self.has_rows {
             for rows in sum.tiles() {
-                for position in positions.clone() {
+                for position in sum.positions(lines) {
                     copy_short(&sum.dy[position * sum.dy_step + rows.start..], rows.len(), &mut self.rows);
                 }
             }
@@ -203,7 +242,7 @@ impl Copies {
     fn copy_columns(&mut self, sum: &OuterSum, column: usize, width: usize) {
         self.columns.clear();
         self.column_runs.clear();
-        for run in &self.runs {
+        for run in self.runs.iter() {
             self.column_runs.push(Run { x: self.columns.len(), ..*run });
             for i in 0..run.count {
                 copy_short(&sum.x[run.x + column + i * sum.x_step..], width, &mut self.columns);
@@ -214,10 +253,10 @@ impl Copies {
 
 /// Appends `from[..len]`, `len` at most 32. Lengths that are known when compiled become a few vector moves.
 #[inline(always)]
-fn copy_short(from: &[f32], len: usize, to: &mut Vec<f32>) {
-    match (len, from.first_chunk::<32>(), from.first_chunk::<16>()) {
+fn copy_short(from: &[f32], len: usize, to: &mut List<f32>) {
+    match (len, from.first_chunk::<32>(), from.first_chunk::<SHORT>()) {
         (32, Some(from), _) => to.extend_from_slice(from),
-        (..=16, _, Some(from)) => {
+        (..=SHORT, _, Some(from)) => {
             let end = to.len() + len;
             to.extend_from_slice(from);
             to.truncate(end);

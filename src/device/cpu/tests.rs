@@ -115,22 +115,21 @@ fn random_grid(random: &mut Random, k: usize, n: usize) -> (Grid, usize, usize) 
     let (mut a_end, mut row_end) = (k, n);
     let mut axes: Vec<AxisMap> = (0..3)
         .map(|_| {
-            let (size, taps) = (1 + random.below(5), 1 + random.below(3));
-            let to_step = row_end + random.below(3);
+            let (count, taps, from_step) = (1 + random.below(5), 1 + random.below(3), random.below(8));
+            let (to_first, to_step) = (random.below(3), row_end + random.below(3));
             let mut reach = 0;
             let mut tap = || {
-                let source = |_| match random.below(4) {
-                    0 => None,
-                    _ => Some(random.below(20)),
-                };
-                let from: Vec<Option<usize>> = (0..size).map(source).collect();
-                reach = from.iter().flatten().fold(reach, |most, &at| most.max(at));
-                from
+                let (start, first) = (random.below(count + 1), random.below(20));
+                let end = start + random.below(count - start + 1);
+                if start < end {
+                    reach = reach.max(first + (end - start - 1) * from_step);
+                }
+                TapMap { inside: start..end, first }
             };
-            let from = (0..taps).map(|_| tap()).collect();
+            let taps = (0..taps).map(|_| tap()).collect();
             a_end += reach;
-            row_end += (size - 1) * to_step;
-            AxisMap { to: (0..size).map(|i| i * to_step).collect(), from }
+            row_end += to_first + (count - 1) * to_step;
+            AxisMap { count, to_first, to_step, from_step, taps }
         })
         .collect();
     axes.reverse();
@@ -143,21 +142,23 @@ fn random_grid(random: &mut Random, k: usize, n: usize) -> (Grid, usize, usize) 
 /// Where each row goes, and where its taps come from.
 fn rows(grid: &Grid) -> Vec<(usize, Vec<Option<usize>>)> {
     let [t, h, w] = &grid.axes;
+    let to = |axis: &AxisMap, j: usize| axis.to_first + j * axis.to_step;
+    let from = |axis: &AxisMap, tap: &TapMap, j: usize| {
+        (tap.inside.start..tap.inside.end).position(|at| at == j).map(|i| tap.first + i * axis.from_step)
+    };
     let mut rows = vec![];
     for i in 0..grid.batch {
-        for jt in 0..t.to.len() {
-            for jh in 0..h.to.len() {
-                for jw in 0..w.to.len() {
-                    let mut from = vec![];
-                    for kt in &t.from {
-                        for kh in &h.from {
-                            from.extend(
-                                w.from.iter().map(|kw| Some(i * grid.from_pitch + kt[jt]? + kh[jh]? + kw[jw]?)),
-                            );
-                        }
+        for (jt, jh) in (0..t.count).flat_map(|jt| (0..h.count).map(move |jh| (jt, jh))) {
+            for jw in 0..w.count {
+                let mut sources = vec![];
+                for kt in &t.taps {
+                    for kh in &h.taps {
+                        let row =
+                            |kw| Some(i * grid.from_pitch + from(t, kt, jt)? + from(h, kh, jh)? + from(w, kw, jw)?);
+                        sources.extend(w.taps.iter().map(row));
                     }
-                    rows.push((i * grid.to_pitch + t.to[jt] + h.to[jh] + w.to[jw], from));
                 }
+                rows.push((i * grid.to_pitch + to(t, jt) + to(h, jh) + to(w, jw), sources));
             }
         }
     }
@@ -220,14 +221,8 @@ fn outer_sums_stay_inside_their_operands() {
                 let last = x_len - columns - count.saturating_sub(1) * x_step;
                 Run { x: if tap == 0 { last } else { line_idx % (last + 1) }, position: line_idx * line, count }
             };
-            let middle = random.below(lines + 1);
             let num_splits = 1 + round % 2;
             let split = |i: usize| lines * i / num_splits..lines * (i + 1) / num_splits;
-            let chunks = (0..num_splits).map(|i| {
-                let Range { start, end } = split(i);
-                let cut = middle.clamp(start, end);
-                vec![start..cut, cut..end]
-            });
             let sum = OuterSum {
                 isa,
                 x: &x,
@@ -238,7 +233,9 @@ fn outer_sums_stay_inside_their_operands() {
                 columns,
                 taps,
                 line,
-                chunks: chunks.collect(),
+                num_splits,
+                lines: &split,
+                chunk_positions: 1 + random.below(2 * line),
                 goes_on: false,
                 column_tasks: 1 + random.below(4),
                 runs: &|lines, tap, runs| {
@@ -288,15 +285,18 @@ fn is_refused(call: impl FnOnce()) -> bool {
 fn sums_over_taps_refuse_what_lies_outside() {
     const K: usize = 5;
     const N: usize = 9;
-    let axis =
-        |to: &[usize], from: &[usize]| AxisMap { to: to.to_vec(), from: vec![from.iter().map(|&f| Some(f)).collect()] };
+    // All coordinates read `a`.
+    let axis = |count: usize, to_step: usize, from_step: usize| {
+        let taps = std::iter::once(TapMap { inside: 0..count, first: 0 }).collect();
+        AxisMap { count, to_first: 0, to_step, from_step, taps }
+    };
     let grid = |batch, from_pitch, to_pitch, w: AxisMap| Grid {
         batch,
         from_pitch,
         to_pitch,
-        axes: [axis(&[0], &[0]), axis(&[0], &[0]), w],
+        axes: [axis(1, 0, 0), axis(1, 0, 0), w],
     };
-    let good = || grid(2, 10, 18, axis(&[0, 9], &[0, 5]));
+    let good = || grid(2, 10, 18, axis(2, 9, 5));
     for isa in Isa::available() {
         let matrix = Matrix { values: vec![1.0; K * N], n: N };
         let try_with = |grid: &Grid, a_len: usize, k: usize, c_len: usize, missing: usize, columns: usize| {
@@ -311,15 +311,17 @@ fn sums_over_taps_refuse_what_lies_outside() {
         assert!(try_with(&good(), 20, K, 35, 0, N), "c is too short");
         assert!(try_with(&good(), 20, K, 36, 0, N - 1), "first values for all columns");
         assert!(try_with(&good(), 20, 0, 36, 0, N), "no k");
-        assert!(refused(grid(2, 10, 18, axis(&[0, 8], &[0, 5]))), "rows overlap");
-        assert!(refused(grid(2, 10, 17, axis(&[0, 9], &[0, 5]))), "grids overlap");
-        assert!(refused(grid(2, 10, 18, axis(&[0, 9], &[0]))), "a tap that misses a coordinate");
+        assert!(refused(grid(2, 10, 18, axis(2, 8, 5))), "rows overlap");
+        assert!(refused(grid(2, 10, 17, axis(2, 9, 5))), "grids overlap");
+        let mut outside = axis(2, 9, 5);
+        outside.taps[0].inside.end = 3;
+        assert!(refused(grid(2, 10, 18, outside)), "a tap of a coordinate that the axis has not");
         // Offsets whose sums do not fit a number: wrapped around, they would look fine.
-        assert!(refused(grid(2, 10, 18, axis(&[0, 9], &[0, usize::MAX - 2]))), "far outside a");
-        assert!(refused(grid(2, usize::MAX - 4, 18, axis(&[0, 9], &[0, 5]))), "far outside a");
-        assert!(refused(grid(3, 1 << 63, 18, axis(&[0, 9], &[0, 5]))), "far outside a");
-        assert!(refused(grid(2, 10, 18, axis(&[0, usize::MAX - 8], &[0, 5]))), "far outside c");
-        assert!(refused(grid(3, 0, 1 << 63, axis(&[0, 9], &[0, 5]))), "far outside c");
+        assert!(refused(grid(2, 10, 18, axis(2, 9, usize::MAX - 2))), "far outside a");
+        assert!(refused(grid(2, usize::MAX - 4, 18, axis(2, 9, 5))), "far outside a");
+        assert!(refused(grid(3, 1 << 63, 18, axis(2, 9, 5))), "far outside a");
+        assert!(refused(grid(2, 10, 18, axis(2, usize::MAX - 8, 5))), "far outside c");
+        assert!(refused(grid(3, 0, 1 << 63, axis(2, 9, 5))), "far outside c");
         let nothing = Panels::new(isa, 0);
         assert!(is_refused(|| add_taps(&good(), &nothing, &[1.0; 20], K, &matrix, &mut [], &mut [0.0; 36], Init::Add)));
     }
@@ -340,7 +342,9 @@ fn outer_sums_refuse_what_lies_outside() {
                 columns: 4,
                 taps,
                 line,
-                chunks: vec![vec![0..1, 1..2]],
+                num_splits: 1,
+                lines: &|_| 0..2,
+                chunk_positions: 2,
                 goes_on: false,
                 column_tasks: 1,
                 runs: &|lines, _, runs| {

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use super::Network;
 use super::prepare::PreparedStep;
-use crate::device::{Slice, nvtx};
+use crate::device::cpu::scratch;
+use crate::device::{Device, Slice, nvtx};
 use crate::error::Result;
 use crate::model::plan::StepOp;
 use crate::ops::attention::{self, Heads};
@@ -51,6 +52,9 @@ impl Network {
                 self.stream.synchronize()?;
                 profile.add(op, &prepared.plan, start.elapsed());
             }
+        }
+        if *self.device() == Device::Cpu {
+            scratch::level();
         }
         self.poison(step, first + num_ops)
     }

@@ -4,8 +4,9 @@
 use std::ops::Range;
 
 use super::{Instantiation, Sizes};
+use crate::device::cpu::scratch;
 use crate::device::{ActMut, ActRef};
-use crate::ops::rows;
+use crate::ops::rows::{self, Blocks, StripMut};
 
 /// Rows that a task keeps.
 const RESIDENT: usize = 32;
@@ -100,11 +101,6 @@ fn blocks(all: Range<usize>, step: usize) -> impl Iterator<Item = Range<usize>> 
     all.step_by(step).map(move |start| start..(start + step).min(end))
 }
 
-/// Blocks of RESIDENT rows of every clip.
-fn resident(clips: usize, rows: usize) -> Vec<Range<usize>> {
-    (0..clips).flat_map(|clip| blocks(clip * rows..(clip + 1) * rows, RESIDENT)).collect()
-}
-
 /// The rows of the clip of row `row` of another array.
 fn same_clip(row: usize, rows_of_it: usize, rows: usize) -> Range<usize> {
     let clip = row / rows_of_it;
@@ -128,17 +124,13 @@ pub(super) fn forward(
     log2_sum: &mut [f32],
 ) {
     let (depth, pitch, scale) = (sizes.depth, output.pitch_c, kind.scale(sizes.keys, sizes.depth));
-    let tasks = resident(sizes.clips, sizes.queries);
-    let mut logs: Vec<&mut [f32]> = match kind {
-        Instantiation::Softmax => rows::split(log2_sum, 1, &tasks),
-        Instantiation::DotProduct => vec![],
-    };
-    logs.resize_with(tasks.len(), Default::default);
-    let parts = rows::split(output.data, pitch, &tasks);
-    rows::for_each(tasks.into_iter().zip(parts).zip(logs).collect(), |((queries, part), logs)| {
+    let logs = (kind == Instantiation::Softmax).then_some(StripMut { data: log2_sum, pitch: 1 });
+    let tasks = Blocks::of(sizes.clips * sizes.queries, sizes.queries, RESIDENT);
+    rows::for_each(tasks, (StripMut::new(output), logs), |block, (part, logs)| {
+        let queries = block.rows;
         let keys = same_clip(queries.start, sizes.queries, sizes.keys);
         let q = Rows::new(query, queries);
-        let mut sums = vec![0.0; q.num * depth];
+        let mut sums = scratch::filled(q.num * depth, 0.0);
         let mut row_sums = [(f32::NEG_INFINITY, 0.0f32); RESIDENT];
         rows::vectorized(
             #[inline(always)]
@@ -159,8 +151,8 @@ pub(super) fn forward(
             },
         );
         let is_softmax = kind == Instantiation::Softmax;
-        write_rows(part, pitch, depth, &sums, |i| if is_softmax { 1.0 / row_sums[i].1 } else { 1.0 });
-        for (log, (largest, sum)) in logs.iter_mut().zip(row_sums) {
+        write_rows(part.data, pitch, depth, &sums, |i| if is_softmax { 1.0 / row_sums[i].1 } else { 1.0 });
+        for (log, (largest, sum)) in logs.into_iter().flat_map(|logs| logs.data).zip(row_sums) {
             *log = largest.mul_add(std::f32::consts::LOG2_E, sum.log2());
         }
     });
@@ -194,12 +186,13 @@ pub(super) fn grad_query(
     grad: ActMut<'_>,
 ) {
     let (depth, pitch, scale) = (sizes.depth, grad.pitch_c, kind.scale(sizes.keys, sizes.depth));
-    let tasks = resident(sizes.clips, sizes.queries);
-    let (parts, deltas) = (rows::split(grad.data, pitch, &tasks), rows::split(delta, 1, &tasks));
-    rows::for_each(tasks.into_iter().zip(parts).zip(deltas).collect(), |((queries, part), delta)| {
+    let tasks = Blocks::of(sizes.clips * sizes.queries, sizes.queries, RESIDENT);
+    let deltas = StripMut { data: delta, pitch: 1 };
+    rows::for_each(tasks, (StripMut::new(grad), deltas), |block, (part, delta)| {
+        let (queries, delta) = (block.rows, delta.data);
         let keys = same_clip(queries.start, sizes.queries, sizes.keys);
         let [q, y, dy] = [query, output, grad_output].map(|all| Rows::new(all, queries.clone()));
-        let mut sums = vec![0.0; q.num * depth];
+        let mut sums = scratch::filled(q.num * depth, 0.0);
         rows::vectorized(
             #[inline(always)]
             || {
@@ -223,7 +216,7 @@ pub(super) fn grad_query(
                 }
             },
         );
-        write_rows(part, pitch, depth, &sums, |_| scale);
+        write_rows(part.data, pitch, depth, &sums, |_| scale);
     });
 }
 
@@ -238,13 +231,13 @@ pub(super) fn grad_key(
     grads: [ActMut<'_>; 2],
 ) {
     let (depth, scale) = (sizes.depth, kind.scale(sizes.keys, sizes.depth));
-    let tasks = resident(sizes.clips, sizes.keys);
-    let pitches = [grads[0].pitch_c, grads[1].pitch_c];
-    let [of_keys, of_values] = grads.map(|grad| rows::split(grad.data, grad.pitch_c, &tasks));
-    rows::for_each(tasks.into_iter().zip(of_keys).zip(of_values).collect(), |((keys, of_keys), of_values)| {
+    let tasks = Blocks::of(sizes.clips * sizes.keys, sizes.keys, RESIDENT);
+    let [of_keys, of_values] = grads.map(StripMut::new);
+    rows::for_each(tasks, (of_keys, of_values), |block, (of_keys, of_values)| {
+        let keys = block.rows;
         let queries = same_clip(keys.start, sizes.keys, sizes.queries);
         let [k, v] = [key, value].map(|all| Rows::new(all, keys.clone()));
-        let (mut dk, mut dv) = (vec![0.0; k.num * depth], vec![0.0; k.num * depth]);
+        let (mut dk, mut dv) = (scratch::filled(k.num * depth, 0.0), scratch::filled(k.num * depth, 0.0));
         rows::vectorized(
             #[inline(always)]
             || {
@@ -267,7 +260,7 @@ pub(super) fn grad_key(
                 }
             },
         );
-        write_rows(of_keys, pitches[0], depth, &dk, |_| scale);
-        write_rows(of_values, pitches[1], depth, &dv, |_| 1.0);
+        write_rows(of_keys.data, of_keys.pitch, depth, &dk, |_| scale);
+        write_rows(of_values.data, of_values.pitch, depth, &dv, |_| 1.0);
     });
 }

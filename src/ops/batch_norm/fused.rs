@@ -218,7 +218,7 @@ pub fn apply(
     with_host([source, joined, scale_shift], [output.memory()], |[x, r, table], [y]| {
         let x = (!source.is_empty()).then_some(input.view(x.get()?));
         let r = second.map(|s| Ok::<_, Error>(s.0.view(r.get()?))).transpose()?;
-        cpu::normalise(op, x, &cpu::Affine::of_table(op, table.get()?), r, output.view_mut(y.into_mut()?));
+        cpu::normalise(op, x, &cpu::affine_of_table(op, table.get()?), r, output.view_mut(y.into_mut()?));
         Ok(())
     })
 }

@@ -27,6 +27,7 @@ pub use running_table::{RunningNorm, RunningTable, update_running_all};
 
 pub use crate::ops::conv3d::Running;
 
+use crate::device::cpu::scratch;
 use crate::device::{DType, Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
 use crate::ops::check;
@@ -186,8 +187,8 @@ pub fn forward_train(
     with_host([source, joined, gamma, beta, stats], [output.memory()], |[x, r, gamma, beta, stats], [y]| {
         let x = (!source.is_empty()).then_some(input.view(x.get()?));
         let r = residual.map(|t| Ok::<_, Error>(t.view(r.get()?))).transpose()?;
-        let per_split = cpu::Affine::of_statistics(op, stats.get()?, gamma.get()?, beta.get()?);
-        cpu::normalise(op, x, &per_split, r, output.view_mut(y.into_mut()?));
+        let affine = cpu::affine_of_statistics(op, stats.get()?, gamma.get()?, beta.get()?);
+        cpu::normalise(op, x, &affine, r, output.view_mut(y.into_mut()?));
         Ok(())
     })
 }
@@ -222,8 +223,8 @@ pub fn forward_eval(
     with_host(reads, [output.memory()], |[x, r, gamma, beta, mean, var], [y]| {
         let x = (!source.is_empty()).then_some(input.view(x.get()?));
         let r = residual.map(|t| Ok::<_, Error>(t.view(r.get()?))).transpose()?;
-        let affine = cpu::Affine::of_running(op, mean.get()?, var.get()?, gamma.get()?, beta.get()?);
-        cpu::normalise(op, x, &[affine], r, output.view_mut(y.into_mut()?));
+        let affine = cpu::affine_of_running(op, mean.get()?, var.get()?, gamma.get()?, beta.get()?);
+        cpu::normalise(op, x, &affine, r, output.view_mut(y.into_mut()?));
         Ok(())
     })
 }
@@ -339,5 +340,7 @@ pub fn backward(
         grad_beta,
         workspace,
     };
-    of.on_host(op, &stats.read()?, cpu::Slope::of)
+    // A copy: it may lie in the buffer that others of the pass lie in.
+    let stats = with_host([stats], [], |[stats], []| Ok(scratch::copied::<f32>(stats.get()?)))?;
+    of.on_host(op, &stats, cpu::slopes)
 }

@@ -1,6 +1,7 @@
 //! The backward pass of a batch norm, and its form with fixed statistics (MODEL.FROZEN_BN): gradients of `forward_eval`.
 
 use super::{BatchNorm, cpu};
+use crate::device::cpu::scratch::{self, Scratch};
 use crate::device::{DType, Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
 use crate::ops::check;
@@ -45,14 +46,19 @@ pub fn backward_eval(
         check::slice(OP, name, slice, op.shape.c, DType::F32)?;
     }
     check::workspace(OP, workspace, super::workspace_bytes(stream, op))?;
-    let mut stats = running_mean.read::<f32>()?;
-    let variances = running_var.read::<f32>()?;
-    stats.extend(variances.iter().map(|&v| (1.0 / (f64::from(v) + f64::from(op.eps)).sqrt()) as f32));
-    stats.extend(variances);
-    let stats = stats.repeat(op.splits);
+    let stats = with_host([running_mean, running_var], [], |[mean, var], []| {
+        let (mean, var, c) = (mean.get::<f32>()?, var.get::<f32>()?, op.shape.c);
+        let mut stats = scratch::take::<f32>(op.splits * 3 * c);
+        for of_split in stats.chunks_mut(3 * c) {
+            of_split[..c].copy_from_slice(mean);
+            (0..c).for_each(|ch| of_split[c + ch] = (1.0 / (f64::from(var[ch]) + f64::from(op.eps)).sqrt()) as f32);
+            of_split[2 * c..].copy_from_slice(var);
+        }
+        Ok(stats)
+    })?;
     let of =
         Backward { input, output, grad_output, gamma, grad_input, grad_residual, grad_gamma, grad_beta, workspace };
-    of.on_host(op, &stats, |op, stats, gamma, sums| cpu::Slope::of(op, stats, gamma, &vec![0.0; sums.len()]))
+    of.on_host(op, &stats, |op, stats, gamma, sums| cpu::slopes(op, stats, gamma, &scratch::filled(sums.len(), 0.0)))
 }
 
 /// What the backward pass reads and writes.
@@ -74,7 +80,7 @@ impl Backward<'_> {
         &self,
         op: &BatchNorm,
         stats: &[f32],
-        slopes: impl Fn(&BatchNorm, &[f32], &[f32], &[f64]) -> Vec<cpu::Slope>,
+        slopes: impl Fn(&BatchNorm, &[f32], &[f32], &[f64]) -> Scratch<f32>,
     ) -> Result<()> {
         let Backward { input, output, grad_output, gamma, grad_input, grad_residual, .. } = *self;
         let empty = gamma.part(0, 0)?;

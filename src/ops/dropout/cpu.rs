@@ -2,23 +2,21 @@
 
 use super::{Dropout, draw};
 use crate::device::{ActMut, ActRef};
-use crate::ops::rows;
+use crate::ops::rows::{self, Blocks, StripMut};
 
 /// `output = mask * scale * input`; `input` is `None` where it is the output's own memory.
 pub(super) fn apply(op: &Dropout, input: Option<ActRef<'_>>, output: ActMut<'_>) {
     let shape = output.shape;
     let clip_rows = shape.t * shape.h * shape.w;
-    let blocks: Vec<_> =
-        (0..shape.n).flat_map(|clip| rows::blocks(clip * clip_rows..(clip + 1) * clip_rows, shape.c)).collect();
-    let parts = rows::split(output.data, output.pitch_c, &blocks);
+    let blocks = Blocks::new(shape.num_positions(), clip_rows, shape.c);
     let (threshold, scale, pitch) = (op.threshold(), op.scale(), output.pitch_c);
-    rows::for_each(blocks.into_iter().zip(parts).collect(), |(block, part)| {
-        let clip = block.start / clip_rows;
+    rows::for_each(blocks, StripMut::new(output), |block, part| {
+        let clip = block.group;
         let key = op.key(op.first_clip + clip);
         rows::vectorized(
             #[inline(always)]
             || {
-                for (row, y) in block.zip(part.chunks_mut(pitch)) {
+                for (row, y) in block.rows.zip(part.data.chunks_mut(pitch)) {
                     let first = ((row - clip * clip_rows) * shape.c) as u64;
                     let factor = |i: usize| if draw(key, first + i as u64) >= threshold { scale } else { 0.0 };
                     let y = &mut y[..shape.c];

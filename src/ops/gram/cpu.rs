@@ -6,6 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Gram;
+use crate::device::cpu::scratch::List;
 use crate::device::cpu::{Isa, OuterSum, Run};
 use crate::device::{ActMut, ActRef};
 use crate::ops::conv3d::{Conv3d, Direction, cpu as conv};
@@ -58,10 +59,7 @@ pub(super) fn moments(isa: Isa, op: &Gram, x: ActRef, moments: &mut [f32], scrat
 
 /// `[slab][c][c]`: sums of products.
 fn grams_of_slabs(isa: Isa, op: &Gram, x: ActRef, slabs: &[Range<usize>], to: &mut [f32]) {
-    let chunks = |rows: &Range<usize>| {
-        rows.clone().step_by(CHUNK_ROWS).map(|start| start..(start + CHUNK_ROWS).min(rows.end)).collect()
-    };
-    let runs = |rows: Range<usize>, _: usize, runs: &mut Vec<Run>| {
+    let runs = |rows: Range<usize>, _: usize, runs: &mut List<Run>| {
         runs.clear();
         runs.push(Run { x: rows.start * x.pitch_c, position: rows.start, count: rows.len() });
     };
@@ -75,7 +73,9 @@ fn grams_of_slabs(isa: Isa, op: &Gram, x: ActRef, slabs: &[Range<usize>], to: &m
         columns: op.c_in,
         taps: 1,
         line: 1,
-        chunks: slabs.iter().map(chunks).collect(),
+        num_splits: slabs.len(),
+        lines: &|slab| slabs[slab].clone(),
+        chunk_positions: CHUNK_ROWS,
         goes_on: false,
         column_tasks: 1,
         runs: &runs,

@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use crate::device::cpu::Isa;
+use crate::device::cpu::scratch::{self, Scratch};
 use crate::device::{ActMut, ActRef};
 use crate::ops::conv3d::{Conv3d, Direction, cpu as conv};
 use crate::shape::{ActivationShape, Part};
@@ -32,8 +33,8 @@ fn goes_on(part: Option<Part>) -> bool {
     part.is_some_and(|part| part.accumulates())
 }
 
-fn scratch(isa: Isa, op: &Conv3d, direction: Direction) -> Vec<f32> {
-    vec![0.0; conv::workspace_len(isa, op, direction)]
+fn scratch(isa: Isa, op: &Conv3d, direction: Direction) -> Scratch<f32> {
+    scratch::take(conv::workspace_len(isa, op, direction))
 }
 
 fn position<'a>(x: ActRef<'a>, p: usize) -> &'a [f32] {

@@ -4,13 +4,26 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::{Arrays, Guard, ParamRange, Sgd, State};
+use crate::device::cpu::scratch;
 use crate::device::{DType, with_host};
 use crate::error::Result;
-use crate::ops::rows::{self, BLOCK_ELEMENTS};
+use crate::ops::rows::{self, BLOCK_ELEMENTS, Parts, StripMut};
 
-/// See [`super::step_all`].
-pub(super) fn step_all(op: &Sgd, ranges: &[ParamRange], arrays: &Arrays<'_>, guard: Option<&Guard<'_>>) -> Result<()> {
-    let state = guard.map(|guard| check(op, ranges, arrays, guard)).transpose()?;
+/// The ranges cut into the tasks of a step.
+pub(super) fn blocks(ranges: &[ParamRange]) -> impl Iterator<Item = ParamRange> + '_ {
+    ranges.iter().flat_map(|range| {
+        let starts = (0..range.len).step_by(BLOCK_ELEMENTS);
+        starts.map(|first| ParamRange {
+            start: range.start + first,
+            len: BLOCK_ELEMENTS.min(range.len - first),
+            ..*range
+        })
+    })
+}
+
+/// See [`super::step_all`], with ranges cut into [`blocks`].
+pub(super) fn step_all(op: &Sgd, blocks: &[ParamRange], arrays: &Arrays<'_>, guard: Option<&Guard<'_>>) -> Result<()> {
+    let state = guard.map(|guard| check(op, blocks, arrays, guard)).transpose()?;
     if state.is_some_and(|state| state.skipped != 0) {
         return Ok(());
     }
@@ -24,37 +37,36 @@ pub(super) fn step_all(op: &Sgd, ranges: &[ParamRange], arrays: &Arrays<'_>, gua
         max_value: guard.map_or(f32::INFINITY, |guard| guard.max_grad_value),
     };
     with_host([arrays.grads], [arrays.params, arrays.momentum], |[g], [p, m]| {
-        clipped_step(&op, clipping, ranges, p.into_mut()?, g.get()?, m.into_mut()?);
+        clipped_step(&op, clipping, blocks, p.into_mut()?, g.get()?, m.into_mut()?);
         Ok(())
     })?;
     let Some(copy) = arrays.copy else { return Ok(()) };
     with_host([arrays.params], [copy], |[p], [to]| match copy.dtype() {
-        DType::Bf16 => round(ranges, p.get()?, to.into_mut()?, bf16::from_f32),
-        _ => round(ranges, p.get()?, to.into_mut()?, f16::from_f32),
+        DType::Bf16 => round(blocks, p.get()?, to.into_mut()?, bf16::from_f32),
+        _ => round(blocks, p.get()?, to.into_mut()?, f16::from_f32),
     })
 }
 
-fn round<T: Send>(ranges: &[ParamRange], from: &[f32], to: &mut [T], round: fn(f32) -> T) -> Result<()> {
-    for range in ranges {
-        let all = range.start..range.start + range.len;
-        let parts = to[all.clone()].chunks_mut(BLOCK_ELEMENTS).zip(from[all].chunks(BLOCK_ELEMENTS));
-        rows::for_each(parts.collect(), |(to, from)| to.iter_mut().zip(from).for_each(|(to, from)| *to = round(*from)));
-    }
+fn round<T: Send>(blocks: &[ParamRange], from: &[f32], to: &mut [T], round: fn(f32) -> T) -> Result<()> {
+    for_each(blocks, 0, all(to), &|block, to| {
+        to.data.iter_mut().zip(&from[block.start..]).for_each(|(to, from)| *to = round(*from));
+    });
     Ok(())
 }
 
 /// Forms the norm of the gradients, decides on the step and leaves the new state, which is also returned.
-fn check(op: &Sgd, ranges: &[ParamRange], arrays: &Arrays<'_>, guard: &Guard<'_>) -> Result<State> {
+fn check(op: &Sgd, blocks: &[ParamRange], arrays: &Arrays<'_>, guard: &Guard<'_>) -> Result<State> {
     let is_flagged = match guard.skip_flag {
         None => false,
         Some(flag) => with_host([], [flag], |[], [flag]| Ok(std::mem::take(&mut flag.into_mut::<u32>()?[0]) != 0))?,
     };
     with_host([arrays.grads], [guard.state], |[g], [state]| {
         let (g, state) = (g.get::<f32>()?, bytemuck::cast_slice_mut::<u32, State>(state.into_mut()?));
-        let parts: Vec<&[f32]> =
-            ranges.iter().flat_map(|r| g[r.start..r.start + r.len].chunks(BLOCK_ELEMENTS)).collect();
         let factor = 1.0 / state[0].loss_scale;
-        let sums: Vec<f64> = parts.into_par_iter().map(|part| sum_of_squares(part, factor)).collect();
+        let mut sums = scratch::take::<f64>(blocks.len());
+        sums.par_iter_mut().zip(blocks).for_each(|(sum, block)| {
+            *sum = sum_of_squares(&g[block.start..][..block.len], factor);
+        });
         guard.decide(&mut state[0], sums.iter().sum(), is_flagged, op.first_step);
         Ok(state[0])
     })
@@ -66,9 +78,9 @@ fn sum_of_squares(grads: &[f32], factor: f32) -> f64 {
     if grads.iter().all(|g| g.is_finite()) { grads.iter().map(square).sum() } else { f64::NAN }
 }
 
-/// See [`super::step`]. The ranges are in order and do not overlap.
-pub(super) fn step(op: &Sgd, ranges: &[ParamRange], params: &mut [f32], grads: &[f32], momentum: &mut [f32]) {
-    clipped_step(op, Clipping { factor: 1.0, max_value: f32::INFINITY }, ranges, params, grads, momentum);
+/// See [`super::step`], with ranges cut into [`blocks`]: in order, without overlap.
+pub(super) fn step(op: &Sgd, blocks: &[ParamRange], params: &mut [f32], grads: &[f32], momentum: &mut [f32]) {
+    clipped_step(op, Clipping { factor: 1.0, max_value: f32::INFINITY }, blocks, params, grads, momentum);
 }
 
 /// What becomes of a gradient before the step.
@@ -97,27 +109,36 @@ impl Clipping {
 fn clipped_step(
     op: &Sgd,
     clipping: Clipping,
-    ranges: &[ParamRange],
-    mut params: &mut [f32],
+    blocks: &[ParamRange],
+    params: &mut [f32],
     grads: &[f32],
-    mut momentum: &mut [f32],
+    momentum: &mut [f32],
 ) {
-    let mut blocks = Vec::with_capacity(ranges.len() + params.len() / BLOCK_ELEMENTS);
-    let mut done = 0;
-    for range in ranges {
-        let (p, rest_p) = params[range.start - done..].split_at_mut(range.len);
-        let (m, rest_m) = momentum[range.start - done..].split_at_mut(range.len);
+    for_each(blocks, 0, (all(params), all(momentum)), &|range, (p, m)| {
         let g = &grads[range.start..][..range.len];
-        let parts = p.chunks_mut(BLOCK_ELEMENTS).zip(m.chunks_mut(BLOCK_ELEMENTS)).zip(g.chunks(BLOCK_ELEMENTS));
-        blocks.extend(parts.map(|part| (range.weight_decay, part)));
-        (params, momentum, done) = (rest_p, rest_m, range.start + range.len);
-    }
-    rows::for_each(blocks, |(weight_decay, ((p, m), g))| {
         rows::vectorized(
             #[inline(always)]
-            || block(op, clipping, weight_decay, p, g, m),
+            || block(op, clipping, range.weight_decay, p.data, g, m.data),
         );
     });
+}
+
+/// Elements of an array from some one on.
+fn all<T>(data: &mut [T]) -> StripMut<'_, T> {
+    StripMut { data, pitch: 1 }
+}
+
+/// Runs `work` for each block with its part of `arrays`, which begin with element `first`, in parallel.
+fn for_each<A: Parts>(blocks: &[ParamRange], first: usize, arrays: A, work: &(impl Fn(&ParamRange, A) + Sync)) {
+    match blocks {
+        [] => {}
+        [block] => work(block, arrays.cut(0, block.start - first).1.cut(1, block.len).0),
+        _ => {
+            let (left, right) = blocks.split_at(blocks.len() / 2);
+            let (of_left, of_right) = arrays.cut(left.len(), right[0].start - first);
+            rayon::join(|| for_each(left, first, of_left, work), || for_each(right, right[0].start, of_right, work));
+        }
+    }
 }
 
 #[inline(always)]

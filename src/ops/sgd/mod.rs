@@ -68,7 +68,7 @@ pub fn step(
         return Err(Error::unsupported(OP, "kernels read the ranges from the device: make a RangeTable, use step_all"));
     }
     with_host([grads], [params, momentum], |[g], [p, m]| {
-        cpu::step(op, ranges, p.into_mut()?, g.get()?, m.into_mut()?);
+        cpu::step(op, &cpu::blocks(ranges).collect::<Vec<_>>(), p.into_mut()?, g.get()?, m.into_mut()?);
         Ok(())
     })
 }
@@ -138,7 +138,7 @@ pub fn step_all(
         }
     }
     match stream.device() {
-        Device::Cpu => cpu::step_all(op, table.ranges(), arrays, guard),
+        Device::Cpu => cpu::step_all(op, table.blocks(), arrays, guard),
         Device::Cuda(_) | Device::Simt => launch::step(stream, op, table, arrays, guard),
     }
 }

@@ -25,6 +25,8 @@ const _: () = assert!(size_of::<Task>() == 16);
 #[derive(Clone, Debug)]
 pub struct RangeTable {
     ranges: Vec<ParamRange>,
+    /// The ranges cut into the tasks of the CPU.
+    blocks: Vec<ParamRange>,
     len: usize,
     num_tasks: usize,
     tasks: Slice,
@@ -42,13 +44,17 @@ impl RangeTable {
             return Err(Error::unsupported("sgd", format!("{} tasks of at most {TILE} elements", tasks.len())));
         }
         let words: &[u32] = bytemuck::cast_slice(&tasks);
-        let ranges = ranges.to_vec();
-        Ok(RangeTable { ranges, len, num_tasks: tasks.len(), tasks: Buffer::from_host(device, words)? })
+        let (ranges, blocks) = (ranges.to_vec(), super::cpu::blocks(ranges).collect());
+        Ok(RangeTable { ranges, blocks, len, num_tasks: tasks.len(), tasks: Buffer::from_host(device, words)? })
     }
 
     /// The ranges.
     pub fn ranges(&self) -> &[ParamRange] {
         &self.ranges
+    }
+
+    pub(super) fn blocks(&self) -> &[ParamRange] {
+        &self.blocks
     }
 
     /// Bytes of [`Guard::workspace`](super::Guard::workspace).

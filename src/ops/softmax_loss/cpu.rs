@@ -1,5 +1,6 @@
 //! Native CPU: a row at a time. The tensors are small (clips x classes), so one thread does it.
 
+use crate::device::cpu::scratch::{self, Scratch};
 use crate::device::{ActMut, ActRef};
 
 /// Loss of each row against its label, and `scale * (softmax - one_hot)`; `logits` is `None` where they lie in `grad`.
@@ -80,12 +81,14 @@ pub(super) fn binary_cross_entropy(
 }
 
 /// The first of the classes with the largest target, of each row.
-pub(super) fn largest(targets: ActRef<'_>) -> Vec<u32> {
+pub(super) fn largest(targets: ActRef<'_>) -> Scratch<u32> {
     let of_row = |row: usize| {
         let row = &targets.data[row * targets.pitch_c..][..targets.shape.c];
         (0..row.len()).fold(0, |best, c| if row[c] > row[best] { c } else { best }) as u32
     };
-    (0..targets.shape.n).map(of_row).collect()
+    let mut largest = scratch::take(targets.shape.n);
+    largest.iter_mut().enumerate().for_each(|(row, to)| *to = of_row(row));
+    largest
 }
 
 /// Adds to top 1, top 5 and the number of clips.

@@ -6,7 +6,7 @@ mod launch;
 mod params;
 pub mod reference;
 
-use crate::device::{ActRef, DType, Device, HostRead, HostWrite, Slice, Stream, Tensor, with_host, with_host_lists};
+use crate::device::{ActRef, DType, Device, Slice, Stream, Tensor, with_host};
 use crate::error::{Error, Result};
 use crate::ops::check;
 use crate::shape::ActivationShape;
@@ -255,30 +255,23 @@ fn on_host(
         Targets::Labels { labels, .. } => *labels,
         Targets::Soft(targets) => targets.memory(),
     };
-    let mut reads = vec![of_targets];
-    reads.extend((!is_in_place).then(|| logits.memory()));
-    reads.extend(extras.loss_scale);
-    let mut writes = vec![loss, grad.memory()];
-    writes.extend(extras.counters);
-    writes.extend(extras.skip);
-    with_host_lists(&reads, &writes, |reads, writes| {
-        let (mut reads, mut writes) = (reads.into_iter(), writes.into_iter());
-        let mut read = || reads.next().ok_or_else(|| Error::shape(OP, "too few arrays"));
-        let mut write = || writes.next().ok_or_else(|| Error::shape(OP, "too few arrays"));
-        let of_targets: HostRead = read()?;
+    let no_read = loss.part(0, 0)?;
+    let of_logits = if is_in_place { &no_read } else { logits.memory() };
+    let reads = [of_targets, of_logits, extras.loss_scale.unwrap_or(&no_read)];
+    let writes = [loss, grad.memory(), extras.counters.unwrap_or(&no_read), extras.skip.unwrap_or(&no_read)];
+    with_host(reads, writes, |[of_targets, x, loss_scale], [loss, of_grad, counters, skip]| {
         let targets = match *targets {
             Targets::Labels { smoothing, .. } => HostTargets::Labels(of_targets.get()?, smoothing),
             Targets::Soft(targets) => HostTargets::Soft(targets.view(of_targets.get()?)),
         };
-        let x = if is_in_place { None } else { Some(logits.view(read()?.get()?)) };
-        let loss_scale = if extras.loss_scale.is_some() { read()?.get::<f32>()?[0] } else { 1.0 };
-        let (loss, of_grad): (HostWrite, HostWrite) = (write()?, write()?);
-        let counters = if extras.counters.is_some() { Some(write()?.into_mut()?) } else { None };
+        let x = if is_in_place { None } else { Some(logits.view(x.get()?)) };
+        let loss_scale = if extras.loss_scale.is_some() { loss_scale.get::<f32>()?[0] } else { 1.0 };
+        let counters = if extras.counters.is_some() { Some(counters.into_mut()?) } else { None };
         let grad = grad.view_mut(of_grad.into_mut()?);
         let loss = loss.into_mut::<f32>()?;
         work(x, targets, HostOutput { loss: &mut *loss, grad, counters, loss_scale })?;
         if extras.skip.is_some() && loss.iter().any(|loss| !loss.is_finite()) {
-            write()?.into_mut::<u32>()?[0] |= SKIP_BIT;
+            skip.into_mut::<u32>()?[0] |= SKIP_BIT;
         }
         Ok(())
     })

@@ -1,9 +1,10 @@
 //! Sums of the gradient, and the pass that writes the gradients of input and residual.
 
-use super::{Blocks, fold_lanes};
+use super::{Repeated, blocks, fold_lanes};
+use crate::device::cpu::scratch::{self, Scratch};
 use crate::device::{ActMut, ActRef};
 use crate::ops::batch_norm::BatchNorm;
-use crate::ops::rows::{self, Strip, StripMut, Walk};
+use crate::ops::rows::{self, PerBlock, Strip, StripMut, Walk};
 
 /// `g` where the ReLU was open.
 #[inline(always)]
@@ -23,28 +24,30 @@ pub(in super::super) fn gradient_sums(
     grad_gamma: &mut [f32],
     grad_beta: &mut [f32],
     workspace: &mut [f32],
-) -> Vec<f64> {
+) -> Scratch<f64> {
     let c = op.shape.c;
-    let blocks = Blocks::new(op);
+    let blocks = blocks(op);
     let partials = &mut workspace[..blocks.len() * 2 * c];
     let together = rows::rows_together(c, &[x.pitch_c, g.pitch_c, y.map_or(g.pitch_c, |y| y.pitch_c)]);
-    let means: Vec<Vec<f32>> =
-        stats.chunks(3 * c).take(op.splits_used()).map(|of_split| of_split[..c].repeat(together)).collect();
-    rows::for_each(blocks.iter().zip(partials.chunks_mut(2 * c)).collect(), |((split, rows), partial)| {
-        let walk = Walk::new(rows.len(), c, together);
-        let (x, y, g) = (Strip::new(x, rows), y.map(|y| Strip::new(y, rows)), Strip::new(g, rows));
-        let (sum, product) = rows::vectorized(
+    let table = Repeated::<3>::new(&stats[..op.splits_used() * 3 * c], c, together);
+    let table = table.view();
+    rows::for_each(blocks, PerBlock::new(partials, 2 * c), |block, partial| {
+        let (walk, [mean, ..]) = (Walk::new(block.rows.len(), c, together), table.of_split(block.group));
+        let (x, g) = (Strip::new(x, &block.rows), Strip::new(g, &block.rows));
+        let y = y.map(|y| Strip::new(y, &block.rows));
+        let (mut sum, mut product) = (scratch::filled(walk.sums_len(), 0.0), scratch::filled(walk.sums_len(), 0.0));
+        rows::vectorized(
             #[inline(always)]
-            || block_sums(walk, x, y, g, &means[split]),
+            || block_sums(walk, x, y, g, mean, [&mut sum, &mut product]),
         );
         for ch in 0..c {
-            partial[ch] = fold_lanes(&sum, c, ch) as f32;
-            partial[c + ch] = fold_lanes(&product, c, ch) as f32;
+            partial.data[ch] = fold_lanes(&sum, c, ch) as f32;
+            partial.data[c + ch] = fold_lanes(&product, c, ch) as f32;
         }
     });
-    let mut sums = vec![0f64; op.splits_used() * 2 * c];
-    for ((split, _), partial) in blocks.iter().zip(partials.chunks(2 * c)) {
-        let of_split = &mut sums[split * 2 * c..][..2 * c];
+    let mut sums = scratch::filled(op.splits_used() * 2 * c, 0f64);
+    for (block, partial) in blocks.iter().zip(partials.chunks(2 * c)) {
+        let of_split = &mut sums[block.group * 2 * c..][..2 * c];
         of_split.iter_mut().zip(partial).for_each(|(sum, p)| *sum += f64::from(*p));
     }
     for (split, sums) in sums.chunks_mut(2 * c).enumerate() {
@@ -63,8 +66,14 @@ pub(in super::super) fn gradient_sums(
 
 /// Sums over a block, lane by lane: of the masked gradient, and of its product with the input's distance from the mean.
 #[inline(always)]
-fn block_sums(walk: Walk, x: Strip<'_>, y: Option<Strip<'_>>, g: Strip<'_>, mean: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let (mut sum, mut product) = (walk.zeroed_sums(), walk.zeroed_sums());
+fn block_sums(
+    walk: Walk,
+    x: Strip<'_>,
+    y: Option<Strip<'_>>,
+    g: Strip<'_>,
+    mean: &[f32],
+    [sum, product]: [&mut [f32]; 2],
+) {
     for (k, width) in walk.steps() {
         let (x, g, mean) = (x.row(&walk, k, width), g.row(&walk, k, width), &mean[..width]);
         let to = walk.sums(k, width);
@@ -85,44 +94,26 @@ fn block_sums(walk: Walk, x: Strip<'_>, y: Option<Strip<'_>>, g: Strip<'_>, mean
             }
         }
     }
-    (sum, product)
 }
 
-/// `dx = slope * (g - offset - (x - mean) * tilt)`, one value a channel.
-pub(in super::super) struct Slope {
-    mean: Vec<f32>,
-    slope: Vec<f32>,
-    offset: Vec<f32>,
-    tilt: Vec<f32>,
-}
-
-impl Slope {
-    /// One for each split, from the sums of [`gradient_sums`].
-    pub(in super::super) fn of(op: &BatchNorm, stats: &[f32], gamma: &[f32], sums: &[f64]) -> Vec<Slope> {
-        let c = op.shape.c;
-        let clip_rows = op.shape.t * op.shape.h * op.shape.w;
-        let of_split = |split: usize| {
-            let (stats, sums) = (&stats[split * 3 * c..][..2 * c], &sums[split * 2 * c..][..2 * c]);
-            let count = (op.clips_of_split(split).len() * clip_rows) as f64;
-            let inv_std = &stats[c..];
-            Slope {
-                mean: stats[..c].to_vec(),
-                slope: gamma.iter().zip(inv_std).map(|(g, i)| g * i).collect(),
-                offset: sums[..c].iter().map(|s| (s / count) as f32).collect(),
-                tilt: sums[c..].iter().zip(inv_std).map(|(s, &i)| (s / count * f64::from(i)) as f32).collect(),
-            }
-        };
-        (0..op.splits_used()).map(of_split).collect()
-    }
-
-    fn repeated(&self, times: usize) -> Slope {
-        Slope {
-            mean: self.mean.repeat(times),
-            slope: self.slope.repeat(times),
-            offset: self.offset.repeat(times),
-            tilt: self.tilt.repeat(times),
+/// What [`gradient`] takes, `[splits][4][c]`: mean, slope, offset, tilt of `dx = slope * (g - offset - (x - mean) * tilt)`, from the
+/// sums of [`gradient_sums`].
+pub(in super::super) fn slopes(op: &BatchNorm, stats: &[f32], gamma: &[f32], sums: &[f64]) -> Scratch<f32> {
+    let c = op.shape.c;
+    let clip_rows = op.shape.t * op.shape.h * op.shape.w;
+    let mut slopes = scratch::take(op.splits_used() * 4 * c);
+    for (split, to) in slopes.chunks_mut(4 * c).enumerate() {
+        let (stats, sums) = (&stats[split * 3 * c..][..2 * c], &sums[split * 2 * c..][..2 * c]);
+        let count = (op.clips_of_split(split).len() * clip_rows) as f64;
+        for ch in 0..c {
+            let inv_std = stats[c + ch];
+            to[ch] = stats[ch];
+            to[c + ch] = gamma[ch] * inv_std;
+            to[2 * c + ch] = (sums[ch] / count) as f32;
+            to[3 * c + ch] = (sums[c + ch] / count * f64::from(inv_std)) as f32;
         }
     }
+    slopes
 }
 
 /// Where `grad_output` lies.
@@ -142,36 +133,31 @@ pub(in super::super) fn gradient(
     x: ActRef<'_>,
     y: Option<ActRef<'_>>,
     g: GradAt<'_>,
-    slopes: &[Slope],
+    slopes: &[f32],
     dx: ActMut<'_>,
     residual: Option<(ActMut<'_>, bool)>,
 ) {
     let c = op.shape.c;
-    let mut pitches = vec![x.pitch_c, dx.pitch_c];
-    pitches.extend(y.map(|y| y.pitch_c));
-    pitches.extend(residual.as_ref().map(|(r, _)| r.pitch_c));
-    if let GradAt::Own(g) = g {
-        pitches.push(g.pitch_c);
-    }
-    let together = rows::rows_together(c, &pitches);
-    let slopes: Vec<Slope> = slopes.iter().map(|s| s.repeated(together)).collect();
-    let blocks = Blocks::new(op);
-    let dxs = rows::strips(dx, &blocks.rows);
-    let (accumulate, residuals): (bool, Vec<Option<StripMut<'_>>>) = match residual {
-        Some((r, accumulate)) => (accumulate, rows::strips(r, &blocks.rows).into_iter().map(Some).collect()),
-        None => (false, blocks.rows.iter().map(|_| None).collect()),
-    };
-    rows::for_each(blocks.iter().zip(dxs).zip(residuals).collect(), |(((split, rows), dx), residual)| {
-        let walk = Walk::new(rows.len(), c, together);
+    let pitch_of = |pitch: Option<usize>| pitch.unwrap_or(x.pitch_c);
+    let own = if let GradAt::Own(g) = g { Some(g.pitch_c) } else { None };
+    let others = [y.map(|y| y.pitch_c), residual.as_ref().map(|(r, _)| r.pitch_c), own].map(pitch_of);
+    let together = rows::rows_together(c, &[x.pitch_c, dx.pitch_c, others[0], others[1], others[2]]);
+    let slopes = Repeated::<4>::new(slopes, c, together);
+    let slopes = slopes.view();
+    let accumulate = residual.as_ref().is_some_and(|(_, accumulate)| *accumulate);
+    let parts = (StripMut::new(dx), residual.map(|(r, _)| StripMut::new(r)));
+    rows::for_each(blocks(op), parts, |block, (dx, residual)| {
+        let walk = Walk::new(block.rows.len(), c, together);
         let g = match g {
-            GradAt::Own(g) => BlockGrad::Own(Strip::new(g, rows)),
+            GradAt::Own(g) => BlockGrad::Own(Strip::new(g, &block.rows)),
             GradAt::Input => BlockGrad::Input,
             GradAt::Residual => BlockGrad::Residual,
         };
-        let (x, y) = (Strip::new(x, rows), y.map(|y| Strip::new(y, rows)));
+        let (x, y) = (Strip::new(x, &block.rows), y.map(|y| Strip::new(y, &block.rows)));
+        let mut row = scratch::take(walk.width());
         rows::vectorized(
             #[inline(always)]
-            || gradient_block(walk, x, y, g, &slopes[split], dx, residual, accumulate),
+            || gradient_block(walk, x, y, g, slopes.of_split(block.group), &mut row, dx, residual, accumulate),
         );
     });
 }
@@ -190,14 +176,14 @@ fn gradient_block(
     x: Strip<'_>,
     y: Option<Strip<'_>>,
     g: BlockGrad<'_>,
-    slope: &Slope,
+    [mean, slope, offset, tilt]: [&[f32]; 4],
+    row: &mut [f32],
     mut dx: StripMut<'_>,
     mut residual: Option<StripMut<'_>>,
     accumulate: bool,
 ) {
-    // The masked gradient of a row passes through here: it stays in the L1 cache, and each of the arrangements of memory
+    // The masked gradient of a row passes through `row`: it stays in the L1 cache, and each of the arrangements of memory
     // needs no loop of its own.
-    let mut row = vec![0f32; walk.width()];
     for (k, width) in walk.steps() {
         let (x, dx, row) = (x.row(&walk, k, width), dx.row(&walk, k, width), &mut row[..width]);
         let mut dr = residual.as_mut().map(|r| r.row(&walk, k, width));
@@ -215,8 +201,8 @@ fn gradient_block(
             Some(dr) => dr.copy_from_slice(row),
             None => {}
         }
-        let (mean, offset) = (&slope.mean[..width], &slope.offset[..width]);
-        let (slope, tilt) = (&slope.slope[..width], &slope.tilt[..width]);
+        let (mean, offset) = (&mean[..width], &offset[..width]);
+        let (slope, tilt) = (&slope[..width], &tilt[..width]);
         for i in 0..width {
             dx[i] = slope[i] * (row[i] - offset[i] - (x[i] - mean[i]) * tilt[i]);
         }

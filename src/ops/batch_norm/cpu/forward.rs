@@ -1,27 +1,31 @@
 //! Statistics, and the pass that normalises, joins and rectifies.
 
-use super::{Blocks, fold_lanes};
+use super::{Repeated, blocks, fold_lanes};
+use crate::device::cpu::scratch::{self, Scratch};
 use crate::device::{ActMut, ActRef};
 use crate::ops::batch_norm::BatchNorm;
-use crate::ops::rows::{self, Strip, StripMut, Walk};
+use crate::ops::rows::{self, PerBlock, Strip, StripMut, Walk};
 
 /// Mean, inverse standard deviation and unbiased variance of each split: `stats` `[splits][3][c]`.
 pub(in super::super) fn statistics(op: &BatchNorm, x: ActRef<'_>, stats: &mut [f32], workspace: &mut [f32]) {
     let c = op.shape.c;
-    let blocks = Blocks::new(op);
+    let blocks = blocks(op);
     let partials = &mut workspace[..blocks.len() * 2 * c];
     let together = rows::rows_together(c, &[x.pitch_c]);
-    rows::for_each(blocks.iter().zip(partials.chunks_mut(2 * c)).collect(), |((split, rows), partial)| {
-        let walk = Walk::new(rows.len(), c, together);
-        let (shift, sums) = rows::vectorized(
+    rows::for_each(blocks, PerBlock::new(partials, 2 * c), |block, partial| {
+        let walk = Walk::new(block.rows.len(), c, together);
+        let mut sums = BlockSums::new(&walk);
+        rows::vectorized(
             #[inline(always)]
-            || block_sums(Strip::new(x, rows), walk),
+            || sums.add(Strip::new(x, &block.rows), walk),
         );
-        block_moments(&shift, &sums, rows.len(), origin(op, x, split), partial);
+        sums.moments(block.rows.len(), origin(op, x, block.group), partial.data);
     });
+    let mut moments = scratch::take(2 * c);
     for split in 0..op.splits_used() {
-        let of_split = blocks.iter().zip(partials.chunks(2 * c)).filter(|((s, _), _)| *s == split);
-        let (count, mean, m2) = merge(c, of_split.map(|((_, rows), partial)| (rows.len(), partial)));
+        let of_split = blocks.iter().zip(partials.chunks(2 * c)).filter(|(block, _)| block.group == split);
+        let count = merge(c, of_split.map(|(block, partial)| (block.rows.len(), partial)), &mut moments);
+        let (mean, m2) = moments.split_at(c);
         let origin = origin(op, x, split);
         let (to_mean, rest) = stats[split * 3 * c..][..3 * c].split_at_mut(c);
         let (to_inv_std, to_var) = rest.split_at_mut(c);
@@ -45,45 +49,59 @@ const ESTIMATE_ROWS: usize = 16;
 
 /// A first estimate of the mean, and sums over a block of the deviations from it and of their squares, `[lanes][c]`. Near
 /// the mean the sums are small: nothing cancels.
-#[inline(always)]
-fn block_sums(x: Strip<'_>, walk: Walk) -> (Vec<f32>, [Vec<f32>; 2]) {
-    let c = walk.channels();
-    let mut shift = vec![0f32; c];
-    let rows = walk.rows().min(ESTIMATE_ROWS);
-    for row in 0..rows {
-        let x = &x.data[row * x.pitch..][..c];
-        shift.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+struct BlockSums {
+    shift: Scratch<f32>, // as many times as rows are walked together
+    sum: Scratch<f32>,
+    square: Scratch<f32>,
+}
+
+impl BlockSums {
+    fn new(walk: &Walk) -> BlockSums {
+        let sums = || scratch::filled(walk.sums_len(), 0.0);
+        BlockSums { shift: scratch::filled(walk.width(), 0.0), sum: sums(), square: sums() }
     }
-    shift.iter_mut().for_each(|sum| *sum /= rows as f32);
-    let (mut sum, mut square) = (walk.zeroed_sums(), walk.zeroed_sums());
-    let shifts = shift.repeat(walk.width() / c);
-    for (k, width) in walk.steps() {
-        let (x, shift, to) = (x.row(&walk, k, width), &shifts[..width], walk.sums(k, width));
-        let (sum, square) = (&mut sum[to.clone()], &mut square[to]);
-        for i in 0..width {
-            let d = x[i] - shift[i];
-            sum[i] += d;
-            square[i] += d * d;
+
+    #[inline(always)]
+    fn add(&mut self, x: Strip<'_>, walk: Walk) {
+        let c = walk.channels();
+        let (shift, copies) = self.shift.split_at_mut(c);
+        let rows = walk.rows().min(ESTIMATE_ROWS);
+        for row in 0..rows {
+            let x = &x.data[row * x.pitch..][..c];
+            shift.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+        }
+        shift.iter_mut().for_each(|sum| *sum /= rows as f32);
+        copies.chunks_mut(c).for_each(|copy| copy.copy_from_slice(shift));
+        let (shifts, sum, square) = (&self.shift[..], &mut self.sum[..], &mut self.square[..]);
+        for (k, width) in walk.steps() {
+            let (x, shift, to) = (x.row(&walk, k, width), &shifts[..width], walk.sums(k, width));
+            let (sum, square) = (&mut sum[to.clone()], &mut square[to]);
+            for i in 0..width {
+                let d = x[i] - shift[i];
+                sum[i] += d;
+                square[i] += d * d;
+            }
         }
     }
-    (shift, [sum, square])
-}
 
-/// Mean relative to `origin`, and sum of squared deviations from it, `partial` `[2][c]`, from the sums of [`block_sums`].
-fn block_moments(shift: &[f32], [sum, square]: &[Vec<f32>; 2], count: usize, origin: &[f32], partial: &mut [f32]) {
-    let c = origin.len();
-    let (mean, m2) = partial.split_at_mut(c);
-    for ch in 0..c {
-        let (sum, square) = (fold_lanes(sum, c, ch), fold_lanes(square, c, ch));
-        let from_shift = sum / count as f64;
-        mean[ch] = (f64::from(shift[ch]) - f64::from(origin[ch]) + from_shift) as f32;
-        m2[ch] = (square - sum * from_shift).max(0.0) as f32;
+    /// Mean relative to `origin`, and sum of squared deviations from it, `partial` `[2][c]`.
+    fn moments(&self, count: usize, origin: &[f32], partial: &mut [f32]) {
+        let c = origin.len();
+        let (mean, m2) = partial.split_at_mut(c);
+        for ch in 0..c {
+            let (sum, square) = (fold_lanes(&self.sum, c, ch), fold_lanes(&self.square, c, ch));
+            let from_shift = sum / count as f64;
+            mean[ch] = (f64::from(self.shift[ch]) - f64::from(origin[ch]) + from_shift) as f32;
+            m2[ch] = (square - sum * from_shift).max(0.0) as f32;
+        }
     }
 }
 
-/// Joins (count, mean, sum of squared deviations) of blocks in order, by the formula of Chan, Golub and LeVeque.
-fn merge<'a>(c: usize, blocks: impl Iterator<Item = (usize, &'a [f32])>) -> (f64, Vec<f64>, Vec<f64>) {
-    let (mut count, mut mean, mut m2) = (0.0, vec![0f64; c], vec![0f64; c]);
+/// Joins (count, mean, sum of squared deviations) of blocks in order, by the formula of Chan, Golub and LeVeque: `moments` becomes
+/// `[2][c]`.
+fn merge<'a>(c: usize, blocks: impl Iterator<Item = (usize, &'a [f32])>, moments: &mut [f64]) -> f64 {
+    moments.fill(0.0);
+    let (mut count, (mean, m2)) = (0.0, moments.split_at_mut(c));
     for (block_count, partial) in blocks {
         let block_count = block_count as f64;
         let share = block_count / (count + block_count);
@@ -96,74 +114,67 @@ fn merge<'a>(c: usize, blocks: impl Iterator<Item = (usize, &'a [f32])>) -> (f64
         }
         count += block_count;
     }
-    (count, mean, m2)
+    count
 }
 
-/// `y = (x - mean) * scale + shift`, one value a channel.
-pub(in super::super) struct Affine {
-    mean: Vec<f32>,
-    scale: Vec<f32>,
-    shift: Vec<f32>,
+/// What [`normalise`] takes, `[splits][3][c]`: mean, scale, shift of `y = (x - mean) * scale + shift`.
+pub(in super::super) fn affine_of_statistics(
+    op: &BatchNorm,
+    stats: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+) -> Scratch<f32> {
+    let c = op.shape.c;
+    let mut affine = scratch::take(op.splits_used() * 3 * c);
+    for (stats, to) in stats.chunks(3 * c).zip(affine.chunks_mut(3 * c)) {
+        to[..c].copy_from_slice(&stats[..c]);
+        (0..c).for_each(|ch| to[c + ch] = gamma[ch] * stats[c + ch]);
+        to[2 * c..].copy_from_slice(beta);
+    }
+    affine
 }
 
-impl Affine {
-    pub(super) fn new(mean: Vec<f32>, scale: Vec<f32>, shift: Vec<f32>) -> Affine {
-        Affine { mean, scale, shift }
-    }
-
-    /// One for each split.
-    pub(in super::super) fn of_statistics(op: &BatchNorm, stats: &[f32], gamma: &[f32], beta: &[f32]) -> Vec<Affine> {
-        let c = op.shape.c;
-        let of_split = |stats: &[f32]| Affine {
-            mean: stats[..c].to_vec(),
-            scale: gamma.iter().zip(&stats[c..2 * c]).map(|(g, i)| g * i).collect(),
-            shift: beta.to_vec(),
-        };
-        stats.chunks(3 * c).take(op.splits_used()).map(of_split).collect()
-    }
-
-    /// With running statistics.
-    pub(in super::super) fn of_running(
-        op: &BatchNorm,
-        mean: &[f32],
-        var: &[f32],
-        gamma: &[f32],
-        beta: &[f32],
-    ) -> Affine {
-        let inv_std = |v: f32| 1.0 / (f64::from(v) + f64::from(op.eps)).sqrt();
-        let scale = gamma.iter().zip(var).map(|(&g, &v)| (f64::from(g) * inv_std(v)) as f32);
-        Affine { mean: mean.to_vec(), scale: scale.collect(), shift: beta.to_vec() }
-    }
-
-    fn repeated(&self, times: usize) -> Affine {
-        Affine { mean: self.mean.repeat(times), scale: self.scale.repeat(times), shift: self.shift.repeat(times) }
-    }
+/// The same with running statistics, for one split.
+pub(in super::super) fn affine_of_running(
+    op: &BatchNorm,
+    mean: &[f32],
+    var: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+) -> Scratch<f32> {
+    let c = op.shape.c;
+    let inv_std = |v: f32| 1.0 / (f64::from(v) + f64::from(op.eps)).sqrt();
+    let mut affine = scratch::take(3 * c);
+    affine[..c].copy_from_slice(mean);
+    (0..c).for_each(|ch| affine[c + ch] = (f64::from(gamma[ch]) * inv_std(var[ch])) as f32);
+    affine[2 * c..].copy_from_slice(beta);
+    affine
 }
 
 /// `y = relu(affine(x) + residual)`, where asked for; `x` is `None` where it lies in `y`.
 pub(in super::super) fn normalise(
     op: &BatchNorm,
     x: Option<ActRef<'_>>,
-    per_split: &[Affine],
+    affine: &[f32],
     residual: Option<ActRef<'_>>,
     y: ActMut<'_>,
 ) {
     let c = op.shape.c;
     let pitch_of = |a: Option<ActRef<'_>>| a.map_or(y.pitch_c, |a| a.pitch_c);
     let together = rows::rows_together(c, &[y.pitch_c, pitch_of(x), pitch_of(residual)]);
-    let affines: Vec<Affine> = per_split.iter().map(|a| a.repeated(together)).collect();
+    let affine = Repeated::<3>::new(affine, c, together);
+    let affine = affine.view();
     let floor = if op.relu { 0.0 } else { f32::NEG_INFINITY };
-    let blocks = Blocks::new(op);
-    let ys = rows::strips(y, &blocks.rows);
-    rows::for_each(blocks.iter().zip(ys).collect(), |((split, rows), y)| {
-        let walk = Walk::new(rows.len(), c, together);
-        let (x, residual) = (x.map(|x| Strip::new(x, rows)), residual.map(|r| Strip::new(r, rows)));
+    rows::for_each(blocks(op), StripMut::new(y), |block, y| {
+        let (walk, affine) = (Walk::new(block.rows.len(), c, together), affine.of_split(block.group));
+        let x = x.map(|x| Strip::new(x, &block.rows));
+        let residual = residual.map(|r| Strip::new(r, &block.rows));
         rows::vectorized(
             #[inline(always)]
             || match (x, residual) {
-                (Some(x), None) => normalise_block(&affines[split], walk, x, floor, y),
-                (Some(x), Some(r)) => normalise_block_joined(&affines[split], walk, x, r, floor, y),
-                (None, r) => normalise_block_in_place(&affines[split], walk, r, floor, y),
+                (Some(x), None) => normalise_block(affine, walk, x, floor, y),
+                (Some(x), Some(r)) => normalise_block_joined(affine, walk, x, r, floor, y),
+                (None, r) => normalise_block_in_place(affine, walk, r, floor, y),
             },
         );
     });
@@ -176,10 +187,10 @@ fn rectified(v: f32, floor: f32) -> f32 {
 }
 
 #[inline(always)]
-fn normalise_block(affine: &Affine, walk: Walk, x: Strip<'_>, floor: f32, mut y: StripMut<'_>) {
+fn normalise_block([mean, scale, shift]: [&[f32]; 3], walk: Walk, x: Strip<'_>, floor: f32, mut y: StripMut<'_>) {
     for (k, width) in walk.steps() {
         let (x, y) = (x.row(&walk, k, width), y.row(&walk, k, width));
-        let (mean, scale, shift) = (&affine.mean[..width], &affine.scale[..width], &affine.shift[..width]);
+        let (mean, scale, shift) = (&mean[..width], &scale[..width], &shift[..width]);
         for i in 0..width {
             y[i] = rectified((x[i] - mean[i]) * scale[i] + shift[i], floor);
         }
@@ -188,7 +199,7 @@ fn normalise_block(affine: &Affine, walk: Walk, x: Strip<'_>, floor: f32, mut y:
 
 #[inline(always)]
 fn normalise_block_joined(
-    affine: &Affine,
+    [mean, scale, shift]: [&[f32]; 3],
     walk: Walk,
     x: Strip<'_>,
     residual: Strip<'_>,
@@ -197,7 +208,7 @@ fn normalise_block_joined(
 ) {
     for (k, width) in walk.steps() {
         let (x, r, y) = (x.row(&walk, k, width), residual.row(&walk, k, width), y.row(&walk, k, width));
-        let (mean, scale, shift) = (&affine.mean[..width], &affine.scale[..width], &affine.shift[..width]);
+        let (mean, scale, shift) = (&mean[..width], &scale[..width], &shift[..width]);
         for i in 0..width {
             y[i] = rectified((x[i] - mean[i]) * scale[i] + shift[i] + r[i], floor);
         }
@@ -205,10 +216,16 @@ fn normalise_block_joined(
 }
 
 #[inline(always)]
-fn normalise_block_in_place(affine: &Affine, walk: Walk, residual: Option<Strip<'_>>, floor: f32, mut y: StripMut<'_>) {
+fn normalise_block_in_place(
+    [mean, scale, shift]: [&[f32]; 3],
+    walk: Walk,
+    residual: Option<Strip<'_>>,
+    floor: f32,
+    mut y: StripMut<'_>,
+) {
     for (k, width) in walk.steps() {
         let y = y.row(&walk, k, width);
-        let (mean, scale, shift) = (&affine.mean[..width], &affine.scale[..width], &affine.shift[..width]);
+        let (mean, scale, shift) = (&mean[..width], &scale[..width], &shift[..width]);
         match residual.map(|r| r.row(&walk, k, width)) {
             None => {
                 for i in 0..width {

@@ -5,48 +5,57 @@ mod backward;
 mod forward;
 mod tables;
 
-use std::ops::Range;
-
-pub(super) use backward::{GradAt, Slope, gradient, gradient_sums};
-pub(super) use forward::{Affine, normalise, statistics, update_running};
+pub(super) use backward::{GradAt, gradient, gradient_sums, slopes};
+pub(super) use forward::{affine_of_running, affine_of_statistics, normalise, statistics, update_running};
 pub(in crate::ops) use tables::scale_shift;
-pub(super) use tables::{grad_table, running_scale_shift};
+pub(super) use tables::{affine_of_table, grad_table, running_scale_shift};
 
 use super::BatchNorm;
-use crate::ops::rows;
+use crate::device::cpu::scratch::{self, Scratch};
+use crate::ops::rows::Blocks;
 
-/// The blocks of each split, which follow one another.
-struct Blocks {
-    rows: Vec<Range<usize>>,
-    /// The split of each block.
-    splits: Vec<usize>,
-}
-
-impl Blocks {
-    fn new(op: &BatchNorm) -> Blocks {
-        let clip_rows = op.shape.t * op.shape.h * op.shape.w;
-        let mut blocks = Blocks { rows: vec![], splits: vec![] };
-        for split in 0..op.splits_used() {
-            let clips = op.clips_of_split(split);
-            blocks.rows.extend(rows::blocks(clips.start * clip_rows..clips.end * clip_rows, op.shape.c));
-            blocks.splits.resize(blocks.rows.len(), split);
-        }
-        blocks
-    }
-
-    fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// Split and rows of each block.
-    fn iter(&self) -> impl Iterator<Item = (usize, &Range<usize>)> {
-        self.splits.iter().copied().zip(&self.rows)
-    }
+/// The blocks of each split.
+fn blocks(op: &BatchNorm) -> Blocks {
+    let (rows, of_split) = op.rows();
+    Blocks::new(rows, of_split, op.shape.c)
 }
 
 /// f32 elements of the partial sums: `[blocks][2][c]`.
 pub(super) fn partials_len(op: &BatchNorm) -> usize {
-    Blocks::new(op).len() * 2 * op.shape.c
+    blocks(op).len() * 2 * op.shape.c
+}
+
+/// A table of values a channel, `[splits][N][c]`, each row of which is repeated for rows of positions that are worked on together.
+struct Repeated<const N: usize> {
+    values: Scratch<f32>, // [splits][N][width]
+    width: usize,
+}
+
+impl<const N: usize> Repeated<N> {
+    fn new(table: &[f32], c: usize, times: usize) -> Self {
+        let mut values = scratch::take(table.len() * times);
+        for (row, to) in table.chunks(c).zip(values.chunks_mut(c * times)) {
+            to.chunks_mut(c).for_each(|to| to.copy_from_slice(row));
+        }
+        Repeated { values, width: c * times }
+    }
+
+    fn view(&self) -> RepeatedRows<'_, N> {
+        RepeatedRows { values: &self.values, width: self.width }
+    }
+}
+
+/// [`Repeated`] for all threads to read.
+#[derive(Clone, Copy)]
+struct RepeatedRows<'a, const N: usize> {
+    values: &'a [f32],
+    width: usize,
+}
+
+impl<'a, const N: usize> RepeatedRows<'a, N> {
+    fn of_split(&self, split: usize) -> [&'a [f32]; N] {
+        std::array::from_fn(|row| &self.values[(split * N + row) * self.width..][..self.width])
+    }
 }
 
 /// Sums over lanes that belong to one channel, in f64: `lanes` holds several times `c` values.

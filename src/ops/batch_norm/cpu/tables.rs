@@ -1,15 +1,16 @@
 //! The tables that prologues and epilogues of other ops read.
 
-use super::Affine;
+use crate::device::cpu::scratch::{self, Scratch};
 use crate::ops::batch_norm::BatchNorm;
 
-impl Affine {
-    /// One for each split, from `[splits][2][c]`: scale, shift.
-    pub(in super::super) fn of_table(op: &BatchNorm, table: &[f32]) -> Vec<Affine> {
-        let c = op.shape.c;
-        let of_split = |rows: &[f32]| Affine::new(vec![0.0; c], rows[..c].to_vec(), rows[c..].to_vec());
-        table.chunks(2 * c).take(op.splits_used()).map(of_split).collect()
+/// What [`normalise`](super::normalise) takes, from `[splits][2][c]`: scale, shift.
+pub(in super::super) fn affine_of_table(op: &BatchNorm, table: &[f32]) -> Scratch<f32> {
+    let c = op.shape.c;
+    let mut affine = scratch::filled(op.splits_used() * 3 * c, 0.0);
+    for (rows, to) in table.chunks(2 * c).zip(affine.chunks_mut(3 * c)) {
+        to[c..].copy_from_slice(rows);
     }
+    affine
 }
 
 /// The shift that makes `mean` normalise to `beta` with the rounded `scale`.

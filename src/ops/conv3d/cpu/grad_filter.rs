@@ -6,9 +6,11 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::Conv3d;
+use super::padded;
 use super::padded::PaddedRows;
 use super::taps::AxisTaps;
 use crate::device::ActRef;
+use crate::device::cpu::scratch::List;
 use crate::device::cpu::{Isa, OuterSum, Run};
 use crate::shape::ActivationShape;
 
@@ -27,18 +29,14 @@ const SUM_LEN: usize = 1 << 12;
 
 /// How the work is cut: as that of the whole batch, whose clips these may be a part of.
 struct Cut {
-    /// Ranges of output lines `(n, to, ho)`, each with partial sums of its own: equal parts of each batch-norm split. One range
-    /// of all lines goes on from the sums over the splits before.
-    ranges: Vec<Range<usize>>,
-    /// Whether sums go straight to the gradient.
-    is_continuous: bool,
+    /// Output lines `(n, to, ho)` of these clips, and of a batch-norm split but the last.
+    lines: usize,
+    split_lines: usize,
+    /// Ranges of lines with partial sums of their own: equal parts of each split. 0 where one range of all lines goes on from the sums
+    /// over the splits before, straight in the gradient.
+    ranges_per_split: usize,
     /// Tasks that share the taps and input channels of a range.
     column_tasks: usize,
-}
-
-/// Part `i` of `n` nearly equal ones.
-fn nth_part(range: &Range<usize>, i: usize, n: usize) -> Range<usize> {
-    range.start + range.len() * i / n..range.start + range.len() * (i + 1) / n
 }
 
 impl Cut {
@@ -50,28 +48,32 @@ impl Cut {
         let column_tasks = (blocks / TASK_BLOCKS).clamp(1, tasks);
         let num_splits = batch.splits_of(batch.batch_clips);
         let lines_of = |clips: usize| clips * o.t * o.h;
+        let (lines, split_lines) = (lines_of(o.n), lines_of(batch.clips_per_split()));
         let wanted = if op.groups > 1 { 1 } else { tasks.div_ceil(column_tasks).min(lines_of(batch.batch_clips)) };
         let most = (MAX_PARTIAL_LEN / op.filter_len()).max(1);
-        if wanted.min(most) == 1 || num_splits > most {
-            return Cut { ranges: std::iter::once(0..lines_of(o.n)).collect(), is_continuous: true, column_tasks };
-        }
-        let per_split = wanted.div_ceil(num_splits).min(most / num_splits).min(lines_of(batch.clips_per_split()));
-        let of_split = |split: usize| {
-            let first = split * batch.clips_per_split();
-            lines_of(first)..lines_of((first + batch.clips_per_split()).min(o.n))
+        let ranges_per_split = match wanted.min(most) == 1 || num_splits > most {
+            true => 0,
+            false => wanted.div_ceil(num_splits).min(most / num_splits).min(split_lines),
         };
-        let splits = (0..batch.splits_of(o.n)).map(of_split);
-        let ranges = splits.flat_map(|lines| (0..per_split).map(move |i| nth_part(&lines, i, per_split))).collect();
-        Cut { ranges, is_continuous: false, column_tasks }
+        Cut { lines, split_lines, ranges_per_split, column_tasks }
     }
 
-    /// The lines of each range, in chunks of about [`CHUNK_POSITIONS`].
-    fn chunks(&self, line: usize) -> Vec<Vec<Range<usize>>> {
-        let chunks = |range: &Range<usize>| {
-            let n = (range.len() * line).div_ceil(CHUNK_POSITIONS).min(range.len()).max(1);
-            (0..n).map(|i| nth_part(range, i, n)).collect()
-        };
-        self.ranges.iter().map(chunks).collect()
+    fn is_continuous(&self) -> bool {
+        self.ranges_per_split == 0
+    }
+
+    fn num_ranges(&self) -> usize {
+        if self.is_continuous() { 1 } else { self.lines.div_ceil(self.split_lines) * self.ranges_per_split }
+    }
+
+    /// The lines of range `i`.
+    fn range(&self, i: usize) -> Range<usize> {
+        if self.is_continuous() {
+            return 0..self.lines;
+        }
+        let (n, first) = (self.ranges_per_split, i / self.ranges_per_split * self.split_lines);
+        let (i, len) = (i % n, self.split_lines.min(self.lines - first));
+        first + len * i / n..first + len * (i + 1) / n
     }
 }
 
@@ -82,31 +84,27 @@ fn tap_columns(op: &Conv3d) -> (usize, usize) {
     if padded(op).is_some() { (ft * fh, fw * g_in) } else { (ft * fh * fw, g_in) }
 }
 
-fn padded(op: &Conv3d) -> Option<PaddedRows> {
-    PaddedRows::plan(op.groups, op.input, &[&AxisTaps::forward(op)[2]])
-}
-
 pub(super) fn workspace_len(isa: Isa, op: &Conv3d) -> usize {
     let cut = Cut::new(isa, op);
-    let partial_len = if cut.is_continuous { 0 } else { cut.ranges.len() * op.filter_len() };
+    let partial_len = if cut.is_continuous() { 0 } else { cut.num_ranges() * op.filter_len() };
     partial_len + padded(op).map_or(0, |p| p.len())
 }
 
 /// `dw = sum over positions of dy' x`, or is added to, as [`Conv3d::part`] says.
 pub(in crate::ops) fn grad_filter(isa: Isa, op: &Conv3d, x: ActRef, dy: ActRef, dw: &mut [f32], scratch: &mut [f32]) {
     let (cut, goes_on) = (Cut::new(isa, op), op.part.is_some_and(|part| part.accumulates()));
-    if cut.is_continuous {
+    if cut.is_continuous() {
         return partial_sums(isa, op, &cut, x, dy, dw, goes_on, scratch);
     }
-    let (partial, rest) = scratch.split_at_mut(cut.ranges.len() * op.filter_len());
+    let (partial, rest) = scratch.split_at_mut(cut.num_ranges() * op.filter_len());
     partial_sums(isa, op, &cut, x, dy, partial, false, rest);
     dw.par_chunks_mut(SUM_LEN).enumerate().for_each(|(i, dw)| {
-        let part = |range: usize| &partial[range * op.filter_len() + i * SUM_LEN..][..dw.len()];
-        let parts: Vec<_> = (0..cut.ranges.len()).map(part).collect();
+        let len = dw.len();
+        let part = |range: usize| &partial[range * op.filter_len() + i * SUM_LEN..][..len];
         if !goes_on {
             dw.fill(0.0);
         }
-        parts.iter().for_each(|part| dw.iter_mut().zip(*part).for_each(|(dw, p)| *dw += p));
+        (0..cut.num_ranges()).map(part).for_each(|part| dw.iter_mut().zip(part).for_each(|(dw, p)| *dw += p));
     });
 }
 
@@ -141,7 +139,9 @@ fn partial_sums(
             columns,
             taps,
             line: dy.shape.w,
-            chunks: cut.chunks(dy.shape.w),
+            num_splits: cut.num_ranges(),
+            lines: &|range| cut.range(range),
+            chunk_positions: CHUNK_POSITIONS,
             goes_on,
             column_tasks: cut.column_tasks,
             runs: &|lines, tap, runs| geometry.runs(lines, tap, runs),
@@ -163,7 +163,7 @@ struct Geometry<'a> {
 
 impl Geometry<'_> {
     /// The positions of some output lines at which a tap reads inside the input.
-    fn runs(&self, lines: Range<usize>, tap: usize, runs: &mut Vec<Run>) {
+    fn runs(&self, lines: Range<usize>, tap: usize, runs: &mut List<Run>) {
         let (i, o, [t, h, w]) = (self.x.shape, self.o, &self.axes);
         let num_w = if self.padded.is_some() { 1 } else { self.op.filter[2] };
         let (kt, kh, kw) = (tap / (self.op.filter[1] * num_w), tap / num_w % self.op.filter[1], tap % num_w);

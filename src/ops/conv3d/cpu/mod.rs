@@ -9,11 +9,10 @@ mod taps;
 #[cfg(test)]
 mod tests;
 
-use rayon::prelude::*;
-
 use super::{Conv3d, Direction};
-use crate::device::cpu::{Init, Isa, Panels, add_taps};
+use crate::device::cpu::{Init, Isa, Panels, add_taps, scratch};
 use crate::device::{ActMut, ActRef};
+use crate::ops::rows::{self, Blocks, PerBlock, Strip};
 
 pub(in crate::ops) use grad_filter::grad_filter;
 pub(in crate::ops) use grad_input::grad_input;
@@ -26,12 +25,18 @@ pub(in crate::ops) fn workspace_len(isa: Isa, op: &Conv3d, direction: Direction)
     match direction {
         Direction::Forward => {
             let axes = AxisTaps::forward(op);
-            let padded = PaddedRows::plan(op.groups, op.input, &[&axes[2]]);
+            let padded = padded(op);
             packed_len(isa, op, &axes, padded.as_ref()) + padded.map_or(0, |p| p.len())
         }
         Direction::GradInput => grad_input::workspace_len(isa, op),
         Direction::GradFilter => grad_filter::workspace_len(isa, op),
     }
+}
+
+/// Of the input, for the forward and the filter gradient.
+fn padded(op: &Conv3d) -> Option<PaddedRows> {
+    let [_, _, w] = AxisTaps::forward(op);
+    PaddedRows::plan(op.groups, op.input, std::iter::once(w))
 }
 
 /// Floats of the packed filter of one group.
@@ -62,7 +67,7 @@ pub(in crate::ops) fn forward(
     let axes = AxisTaps::forward(op);
     let (g_in, g_out) = (op.input.c / op.groups, op.c_out / op.groups);
     let panels = Panels::new(isa, g_out);
-    let padded = PaddedRows::plan(op.groups, op.input, &[&axes[2]]);
+    let padded = padded(op);
     let (packed, rest) = scratch.split_at_mut(packed_len(isa, op, &axes, padded.as_ref()));
     let x = match &padded {
         Some(padded) => padded.fill(x, rest),
@@ -81,21 +86,18 @@ const BIAS_POSITIONS: usize = 4096;
 
 /// Sum over all positions, or added to, as [`Conv3d::part`] says.
 pub(super) fn grad_bias(op: &Conv3d, dy: ActRef, db: &mut [f32]) {
-    let partial = |positions: &[f32]| {
-        let mut sums = vec![0f32; dy.shape.c];
-        for position in positions.chunks(dy.pitch_c) {
-            sums.iter_mut().zip(position).for_each(|(b, v)| *b += v);
+    let (c, rows) = (dy.shape.c, dy.shape.t * dy.shape.h * dy.shape.w);
+    let blocks = Blocks::of(dy.shape.n * rows, op.batch(1).clips_per_split() * rows, BIAS_POSITIONS);
+    let mut partials = scratch::filled(blocks.len() * c, 0f32);
+    rows::for_each(blocks, PerBlock::new(&mut partials, c), |block, sums| {
+        for position in Strip::new(dy, &block.rows).data.chunks(dy.pitch_c) {
+            sums.data.iter_mut().zip(position).for_each(|(b, v)| *b += v);
         }
-        sums
-    };
-    let of_clip = dy.shape.t * dy.shape.h * dy.shape.w * dy.pitch_c;
-    let splits = dy.data.chunks(op.batch(1).clips_per_split() * of_clip);
-    let blocks: Vec<&[f32]> = splits.flat_map(|split| split.chunks(BIAS_POSITIONS * dy.pitch_c)).collect();
-    let partials: Vec<_> = blocks.into_par_iter().map(partial).collect();
+    });
     if !op.part.is_some_and(|part| part.accumulates()) {
         db.fill(0.0);
     }
-    for partial in partials {
+    for partial in partials.chunks(c) {
         db.iter_mut().zip(partial).for_each(|(b, v)| *b += v);
     }
 }

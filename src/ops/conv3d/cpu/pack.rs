@@ -25,22 +25,26 @@ pub(super) struct FilterColumns<'a> {
     /// Floats of the filter of one output channel.
     pitch: usize,
     /// Taps in the order of the sum.
-    taps: Vec<usize>,
+    axes: &'a [AxisTaps; 3],
+    /// Taps of the filter along h and w.
+    filter: [usize; 2],
 }
 
 impl<'a> FilterColumns<'a> {
     /// For the taps of `axes` in their order.
-    pub fn new(isa: Isa, op: &Conv3d, group: usize, w: &'a [f32], axes: &[AxisTaps; 3], operand: Operand) -> Self {
+    pub fn new(isa: Isa, op: &Conv3d, group: usize, w: &'a [f32], axes: &'a [AxisTaps; 3], operand: Operand) -> Self {
         let [_, fh, fw] = op.filter;
         let (g_in, g_out) = (op.input.c / op.groups, op.c_out / op.groups);
         let pitch = op.filter_taps() * g_in;
-        let mut taps = vec![];
-        for &(kt, _) in &axes[0].taps {
-            for &(kh, _) in &axes[1].taps {
-                taps.extend(axes[2].taps.iter().map(|&(kw, _)| (kt * fh + kh) * fw + kw));
-            }
-        }
-        FilterColumns { isa, operand, w: &w[group * g_out * pitch..][..g_out * pitch], g_in, g_out, pitch, taps }
+        let w = &w[group * g_out * pitch..][..g_out * pitch];
+        FilterColumns { isa, operand, w, g_in, g_out, pitch, axes, filter: [fh, fw] }
+    }
+
+    /// The tap of the filter that is number `i` of the sum.
+    fn tap(&self, i: usize) -> usize {
+        let ([t, h, w], [fh, fw]) = (self.axes, self.filter);
+        let (it, ih, iw) = (i / (h.taps.len() * w.taps.len()), i / w.taps.len() % h.taps.len(), i % w.taps.len());
+        (t.taps[it].0 * fh + h.taps[ih].0) * fw + w.taps[iw].0
     }
 
     /// Channels `channels` of one tap: rows of the forward are input channels.
@@ -80,7 +84,7 @@ impl Columns for FilterColumns<'_> {
         let channels = if self.operand == Operand::Forward { self.g_in } else { self.g_out };
         let mut row = rows.start;
         while row < rows.end {
-            let (tap, channel) = (self.taps[row / channels], row % channels);
+            let (tap, channel) = (self.tap(row / channels), row % channels);
             let end = channels.min(channel + rows.end - row);
             let (part, rest) = to.split_at_mut((end - channel) * width);
             match self.operand {

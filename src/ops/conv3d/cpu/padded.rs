@@ -20,15 +20,22 @@ pub(super) struct PaddedRows {
 impl PaddedRows {
     /// For activations of shape `from` that are read as the non-empty ones of `all_taps` (of the w axis) say; `None` where
     /// rows should be read where they lie.
-    pub fn plan(groups: usize, from: ActivationShape, all_taps: &[&AxisTaps]) -> Option<PaddedRows> {
-        let read = || all_taps.iter().filter(|a| !a.taps.is_empty());
+    pub fn plan(
+        groups: usize,
+        from: ActivationShape,
+        all_taps: impl Iterator<Item = AxisTaps> + Clone,
+    ) -> Option<PaddedRows> {
+        let read = || all_taps.clone().filter(|a| !a.taps.is_empty());
+        if groups > 1 || from.c > MAX_CHANNELS {
+            return None;
+        }
         let has_runs = read().any(|a| a.taps.len() > 1) && read().all(|a| a.is_contiguous());
-        if groups > 1 || from.c > MAX_CHANNELS || !has_runs {
+        if !has_runs {
             return None;
         }
         let first = read().map(|a| a.taps[0].1).min()?;
-        let last = |a: &AxisTaps| ((a.count - 1) * a.from_step) as isize + a.taps[a.taps.len() - 1].1;
-        let last = read().map(|a| last(a)).max()?;
+        let last = |a: AxisTaps| ((a.count - 1) * a.from_step) as isize + a.taps[a.taps.len() - 1].1;
+        let last = read().map(last).max()?;
         let left = (-first).max(0) as usize;
         let w = (last + 1).max(1) as usize + left;
         Some(PaddedRows { left, shape: ActivationShape { w, ..from } })

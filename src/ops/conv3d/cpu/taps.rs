@@ -6,10 +6,12 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::super::Conv3d;
 use super::padded::PaddedRows;
 use crate::device::ActRef;
-use crate::device::cpu::{AxisMap, Grid};
+use crate::device::cpu::{AxisMap, Grid, MANY_TAPS, TapMap};
 use crate::shape::ActivationShape;
 
 /// The taps of one axis: destination `to_first + j * to_step` reads sources `j * from_step + offset` that are inside.
@@ -21,7 +23,7 @@ pub(super) struct AxisTaps {
     pub from_step: usize,
     pub from_size: usize,
     /// Tap of the filter and offset, ascending by offset.
-    pub taps: Vec<(usize, isize)>,
+    pub taps: SmallVec<[(usize, isize); MANY_TAPS]>,
 }
 
 fn sizes(shape: ActivationShape) -> [usize; 3] {
@@ -44,26 +46,27 @@ impl AxisTaps {
         })
     }
 
-    /// Of the input gradient: the classes of each axis.
-    pub fn grad_input(op: &Conv3d) -> [Vec<AxisTaps>; 3] {
-        let (input, output) = (sizes(op.input), sizes(op.output()));
-        std::array::from_fn(|i| {
-            let stride = op.stride[i];
-            let class = |class: usize| AxisTaps {
-                count: (input[i] - class).div_ceil(stride),
-                to_first: class,
-                to_step: stride,
-                from_step: 1,
-                from_size: output[i],
-                taps: (0..op.filter[i])
-                    .rev()
-                    .map(|tap| (tap, (class + op.padding[i]) as isize - (tap * op.dilation[i]) as isize))
-                    .filter(|(_, distance)| distance.rem_euclid(stride as isize) == 0)
-                    .map(|(tap, distance)| (tap, distance.div_euclid(stride as isize)))
-                    .collect(),
-            };
-            (0..stride.min(input[i])).map(class).collect()
-        })
+    /// Classes of the input gradient along an axis.
+    pub fn num_classes(op: &Conv3d, axis: usize) -> usize {
+        op.stride[axis].min(sizes(op.input)[axis])
+    }
+
+    /// Of the input gradient: a class of an axis.
+    pub fn grad_input(op: &Conv3d, axis: usize, class: usize) -> AxisTaps {
+        let (input, output, stride) = (sizes(op.input)[axis], sizes(op.output())[axis], op.stride[axis]);
+        AxisTaps {
+            count: (input - class).div_ceil(stride),
+            to_first: class,
+            to_step: stride,
+            from_step: 1,
+            from_size: output,
+            taps: (0..op.filter[axis])
+                .rev()
+                .map(|tap| (tap, (class + op.padding[axis]) as isize - (tap * op.dilation[axis]) as isize))
+                .filter(|(_, distance)| distance.rem_euclid(stride as isize) == 0)
+                .map(|(tap, distance)| (tap, distance.div_euclid(stride as isize)))
+                .collect(),
+        }
     }
 
     /// Whether the taps read neighbours.
@@ -84,14 +87,22 @@ impl AxisTaps {
     }
 
     fn map(&self, to_pitch: usize, from_pitch: usize) -> AxisMap {
-        let from = |&(_, offset): &(usize, isize)| {
-            (0..self.count).map(|j| self.source(j, offset).map(|at| at * from_pitch)).collect()
+        let tap = |&(_, offset): &(usize, isize)| {
+            let inside = self.inside(offset);
+            let first = if inside.is_empty() { None } else { self.source(inside.start, offset) };
+            TapMap { inside, first: first.map_or(0, |at| at * from_pitch) }
         };
-        AxisMap { to: self.to(to_pitch), from: self.taps.iter().map(from).collect() }
+        self.with_taps(to_pitch, from_pitch, self.taps.iter().map(tap).collect())
     }
 
-    fn to(&self, to_pitch: usize) -> Vec<usize> {
-        (0..self.count).map(|j| (self.to_first + j * self.to_step) * to_pitch).collect()
+    fn with_taps(&self, to_pitch: usize, from_pitch: usize, taps: SmallVec<[TapMap; MANY_TAPS]>) -> AxisMap {
+        AxisMap {
+            count: self.count,
+            to_first: self.to_first * to_pitch,
+            to_step: self.to_step * to_pitch,
+            from_step: self.from_step * from_pitch,
+            taps,
+        }
     }
 }
 
@@ -111,8 +122,9 @@ pub(super) fn grid(
         None => (w.map(to_pitch_c, from.pitch_c), channels),
         Some(padded) => {
             let first = padded.left.checked_add_signed(w.taps[0].1).expect("the padding covers the first tap");
-            let at = (0..w.count).map(|j| Some((first + j * w.from_step) * from.pitch_c)).collect();
-            (AxisMap { to: w.to(to_pitch_c), from: vec![at] }, w.taps.len() * from.pitch_c)
+            let all = TapMap { inside: 0..w.count, first: first * from.pitch_c };
+            let taps = std::iter::once(all).collect();
+            (w.with_taps(to_pitch_c, from.pitch_c, taps), w.taps.len() * from.pitch_c)
         }
     };
     let grid = Grid {

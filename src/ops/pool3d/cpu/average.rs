@@ -1,6 +1,6 @@
 //! Average pooling.
 
-use super::{LANES, Tap, Taps, for_each_chunk};
+use super::{LANES, Side, Tap, Taps, for_each_chunk};
 use crate::device::{ActMut, ActRef};
 use crate::ops::pool3d::Pool3d;
 use crate::ops::rows;
@@ -10,12 +10,12 @@ const TAPS_AT_ONCE: usize = 64;
 
 /// Mean of each window.
 pub(in super::super) fn forward(op: &Pool3d, input: ActRef<'_>, output: ActMut<'_>) {
-    walk(&Taps::of_outputs(op), input, output, mean_scale(op), false);
+    walk(&Taps::new(op, Side::Outputs), input, output, mean_scale(op), false);
 }
 
 /// Gradient of the input: each input position asks the windows that hold it.
 pub(in super::super) fn grad_input(op: &Pool3d, grad_output: ActRef<'_>, grad_input: ActMut<'_>, accumulate: bool) {
-    walk(&Taps::of_inputs(op), grad_output, grad_input, mean_scale(op), accumulate);
+    walk(&Taps::new(op, Side::Inputs), grad_output, grad_input, mean_scale(op), accumulate);
 }
 
 fn mean_scale(op: &Pool3d) -> f32 {
@@ -25,17 +25,15 @@ fn mean_scale(op: &Pool3d) -> f32 {
 /// `to = scale * sum of from over the taps`, or added to `to`.
 fn walk(taps: &Taps, from: ActRef<'_>, to: ActMut<'_>, scale: f32, accumulate: bool) {
     let (c, pitch) = (to.shape.c, to.pitch_c);
-    let blocks = taps.blocks();
-    let parts = rows::split(to.data, pitch, &blocks);
-    rows::for_each(blocks.into_iter().zip(parts).collect(), |(block, to)| {
+    rows::for_each(taps.blocks(), taps.lines(to.data, pitch), |block, to| {
         rows::vectorized(
             #[inline(always)]
             || {
                 taps.for_each(
-                    block,
+                    &block,
                     #[inline(always)]
                     |i, taps| {
-                        let to = &mut to[i * pitch..][..c];
+                        let to = &mut to.data[i * pitch..][..c];
                         for_each_chunk!(c, scaled_sum(from, taps, scale, accumulate, to));
                     },
                 )

@@ -1,6 +1,7 @@
 //! Max pooling.
 
-use super::{LANES, Tap, Taps, for_each_chunk};
+use super::{LANES, Side, Tap, Taps, for_each_chunk};
+use crate::device::cpu::scratch;
 use crate::device::{ActMut, ActRef};
 use crate::ops::pool3d::Pool3d;
 use crate::ops::rows;
@@ -8,25 +9,20 @@ use crate::ops::rows;
 /// Largest value of each window, and where it was.
 pub(in super::super) fn forward(op: &Pool3d, input: ActRef<'_>, output: ActMut<'_>, indices: Option<&mut [u32]>) {
     let (c, pitch) = (output.shape.c, output.pitch_c);
-    let taps = Taps::of_outputs(op);
-    let blocks = taps.blocks();
-    let outputs = rows::split(output.data, pitch, &blocks);
-    let indices: Vec<Option<&mut [u32]>> = match indices {
-        Some(all) => rows::split(all, c, &blocks).into_iter().map(Some).collect(),
-        None => blocks.iter().map(|_| None).collect(),
-    };
-    rows::for_each(blocks.into_iter().zip(outputs).zip(indices).collect(), |((block, y), mut indices)| {
-        let mut unused = vec![0; if indices.is_some() { 0 } else { c }];
+    let taps = Taps::new(op, Side::Outputs);
+    let parts = (taps.lines(output.data, pitch), indices.map(|all| taps.lines(all, c)));
+    rows::for_each(taps.blocks(), parts, |block, (y, mut indices)| {
+        let mut unused = scratch::take::<u32>(if indices.is_some() { 0 } else { c });
         rows::vectorized(
             #[inline(always)]
             || {
                 taps.for_each(
-                    block,
+                    &block,
                     #[inline(always)]
                     |i, taps| {
-                        let y = &mut y[i * pitch..][..c];
+                        let y = &mut y.data[i * pitch..][..c];
                         let winner = match &mut indices {
-                            Some(indices) => &mut indices[i * c..][..c],
+                            Some(indices) => &mut indices.data[i * c..][..c],
                             None => &mut unused[..],
                         };
                         for_each_chunk!(c, max_of_taps(input, taps, y, winner));
@@ -44,11 +40,11 @@ pub(in super::super) fn forward(op: &Pool3d, input: ActRef<'_>, output: ActMut<'
 #[inline(always)]
 fn max_of_taps<const L: usize>(input: ActRef<'_>, taps: &[Tap], y: &mut [f32], winner: &mut [u32], at: usize) {
     let first = &input.data[taps[0].position * input.pitch_c + at..][..L];
-    let (mut best, mut won) = ([0f32; L], [f32::from_bits(taps[0].index); L]);
+    let (mut best, mut won) = ([0f32; L], [f32::from_bits(taps[0].index as u32); L]);
     best.copy_from_slice(first);
     for tap in &taps[1..] {
         let x = &input.data[tap.position * input.pitch_c + at..][..L];
-        let index = f32::from_bits(tap.index);
+        let index = f32::from_bits(tap.index as u32);
         for i in 0..L {
             let wins = (x[i] > best[i]) | x[i].is_nan();
             won[i] = if wins { index } else { won[i] };
@@ -68,18 +64,16 @@ pub(in super::super) fn grad_input(
     accumulate: bool,
 ) {
     let (c, pitch) = (grad_input.shape.c, grad_input.pitch_c);
-    let taps = Taps::of_inputs(op);
-    let blocks = taps.blocks();
-    let parts = rows::split(grad_input.data, pitch, &blocks);
-    rows::for_each(blocks.into_iter().zip(parts).collect(), |(block, dx)| {
+    let taps = Taps::new(op, Side::Inputs);
+    rows::for_each(taps.blocks(), taps.lines(grad_input.data, pitch), |block, dx| {
         rows::vectorized(
             #[inline(always)]
             || {
                 taps.for_each(
-                    block,
+                    &block,
                     #[inline(always)]
                     |i, taps| {
-                        let dx = &mut dx[i * pitch..][..c];
+                        let dx = &mut dx.data[i * pitch..][..c];
                         for_each_chunk!(c, won_gradient(grad_output, indices, taps, accumulate, dx));
                     },
                 )
@@ -106,7 +100,7 @@ fn won_gradient<const L: usize>(
         let winner = &indices[tap.position * c + at..][..L];
         for i in 0..L {
             // All bits or none: a vector instruction, as above.
-            let mask = 0u32.wrapping_sub(u32::from(winner[i] == tap.index));
+            let mask = 0u32.wrapping_sub(u32::from(winner[i] == tap.index as u32));
             sum[i] += f32::from_bits(dy[i].to_bits() & mask);
         }
     }

@@ -4,45 +4,62 @@
 mod average;
 mod max;
 
-use std::ops::Range;
-
 pub(super) use average::{forward as forward_average, grad_input as grad_input_average};
 pub(super) use max::{forward as forward_max, grad_input as grad_input_max};
 
+use bytemuck::{Pod, Zeroable};
+
 use super::Pool3d;
-use crate::ops::rows;
+use crate::device::cpu::scratch;
+use crate::ops::rows::{Block, Blocks, StripMut};
 use crate::shape::ActivationShape;
 
 /// An input position and a window that holds it: where the other one lies (input position for forward, output position for
 /// the gradient), and the index of the position in the window.
-#[derive(Clone, Copy)]
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
 struct Tap {
     position: usize,
-    index: u32,
+    index: usize,
 }
 
-/// Along one axis, for each position: the positions of the other side that it meets, with the index in the window.
+/// Which side's positions are walked.
+#[derive(Clone, Copy, PartialEq)]
+enum Side {
+    /// Each meets the input positions of its window.
+    Outputs,
+    /// Each meets the windows that hold it.
+    Inputs,
+}
+
+/// One axis.
+#[derive(Clone, Copy)]
 struct Axis {
-    meets: Vec<Vec<(usize, usize)>>,
+    side: Side,
+    /// Size of the other side.
+    other: usize,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
 }
 
 impl Axis {
-    /// For each window: the input positions that it holds.
-    fn windows(op: &Pool3d, axis: usize, size: usize, windows: usize) -> Axis {
-        let inputs = |o: usize| {
-            let at = move |tap: usize| (o * op.stride[axis] + tap).checked_sub(op.padding[axis]);
-            (0..op.kernel[axis]).filter_map(|tap| Some((at(tap).filter(|&i| i < size)?, tap))).collect()
+    /// The positions of the other side that position `at` meets, ascending, with the index in the window.
+    #[inline(always)]
+    fn meets(self, at: usize) -> impl Iterator<Item = (usize, usize)> + Clone {
+        let Axis { side, other, kernel, stride, padding } = self;
+        let first = match side {
+            Side::Outputs => (at * stride).saturating_sub(padding),
+            Side::Inputs => (at + padding + 1).saturating_sub(kernel).div_ceil(stride),
         };
-        Axis { meets: (0..windows).map(inputs).collect() }
-    }
-
-    /// For each input position: the windows that hold it.
-    fn holders(op: &Pool3d, axis: usize, size: usize, windows: usize) -> Axis {
-        let mut meets = vec![vec![]; size];
-        for (window, inputs) in Axis::windows(op, axis, size, windows).meets.iter().enumerate() {
-            inputs.iter().for_each(|&(input, tap)| meets[input].push((window, tap)));
-        }
-        Axis { meets }
+        let end = match side {
+            Side::Outputs => (at * stride + kernel).saturating_sub(padding),
+            Side::Inputs => (at + padding) / stride + 1,
+        };
+        (first..end.min(other)).map(move |met| match side {
+            Side::Outputs => (met, met + padding - at * stride),
+            Side::Inputs => (met, at + padding - met * stride),
+        })
     }
 }
 
@@ -56,56 +73,56 @@ struct Taps {
 }
 
 impl Taps {
-    /// For each output position: the input positions of its window.
-    fn of_outputs(op: &Pool3d) -> Taps {
-        Taps::new(op, op.output(), op.input, Axis::windows)
-    }
-
-    /// For each input position: the windows that hold it.
-    fn of_inputs(op: &Pool3d) -> Taps {
-        Taps::new(op, op.input, op.output(), Axis::holders)
-    }
-
-    fn new(
-        op: &Pool3d,
-        own: ActivationShape,
-        other: ActivationShape,
-        axis: fn(&Pool3d, usize, usize, usize) -> Axis,
-    ) -> Taps {
-        let (i, o) = (op.input, op.output());
-        let axes = [axis(op, 0, i.t, o.t), axis(op, 1, i.h, o.h), axis(op, 2, i.w, o.w)];
+    fn new(op: &Pool3d, side: Side) -> Taps {
+        let (own, other) = match side {
+            Side::Outputs => (op.output(), op.input),
+            Side::Inputs => (op.input, op.output()),
+        };
+        let sizes = [other.t, other.h, other.w];
+        let axes = std::array::from_fn(|i| Axis {
+            side,
+            other: sizes[i],
+            kernel: op.kernel[i],
+            stride: op.stride[i],
+            padding: op.padding[i],
+        });
         Taps { axes, own, other, kernel: op.kernel }
     }
 
-    /// Blocks of lines: positions of the side that is walked.
-    fn blocks(&self) -> Vec<Range<usize>> {
+    /// Blocks of lines.
+    fn blocks(&self) -> Blocks {
         let lines = self.own.n * self.own.t * self.own.h;
-        let of_lines = rows::blocks(0..lines, self.own.w * self.own.c);
-        of_lines.map(|lines| lines.start * self.own.w..lines.end * self.own.w).collect()
+        Blocks::new(lines, lines, self.own.w * self.own.c)
+    }
+
+    /// The lines of the side that is walked.
+    fn lines<'a, T>(&self, data: &'a mut [T], pitch: usize) -> StripMut<'a, T> {
+        StripMut { data, pitch: self.own.w * pitch }
     }
 
     /// Calls `visit(offset of the position in its block, its taps)` for each position of a block, taps in t-major order.
     #[inline(always)]
-    fn for_each(&self, block: Range<usize>, mut visit: impl FnMut(usize, &[Tap])) {
-        let (own, other) = (&self.own, &self.other);
-        let [_, kernel_h, kernel_w] = self.kernel;
-        let (mut lines, mut taps) = (Vec::new(), Vec::new());
-        for line in block.start / own.w..block.end / own.w {
+    fn for_each(&self, block: &Block, mut visit: impl FnMut(usize, &[Tap])) {
+        let (own, other, [axis_t, axis_h, axis_w]) = (&self.own, &self.other, self.axes);
+        let [kernel_t, kernel_h, kernel_w] = self.kernel;
+        let mut lines = scratch::list::<[usize; 2]>(kernel_t * kernel_h);
+        let mut taps = scratch::list::<Tap>(kernel_t * kernel_h * kernel_w);
+        for line in block.rows.clone() {
             let (n, t, h) = (line / (own.t * own.h), line / own.h % own.t, line % own.h);
             lines.clear();
-            for &(other_t, tap_t) in &self.axes[0].meets[t] {
-                for &(other_h, tap_h) in &self.axes[1].meets[h] {
+            for (other_t, tap_t) in axis_t.meets(t) {
+                for (other_h, tap_h) in axis_h.meets(h) {
                     let first = ((n * other.t + other_t) * other.h + other_h) * other.w;
-                    lines.push((first, (tap_t * kernel_h + tap_h) * kernel_w));
+                    lines.push([first, (tap_t * kernel_h + tap_h) * kernel_w]);
                 }
             }
-            for (w, of_w) in self.axes[2].meets.iter().enumerate() {
+            for w in 0..own.w {
+                let of_w = axis_w.meets(w);
                 taps.clear();
-                for &(first, index) in &lines {
-                    let tap = |&(w, tap): &(usize, usize)| Tap { position: first + w, index: (index + tap) as u32 };
-                    taps.extend(of_w.iter().map(tap));
+                for &[first, index] in lines.iter() {
+                    taps.extend(of_w.clone().map(|(w, tap)| Tap { position: first + w, index: index + tap }));
                 }
-                visit(line * own.w + w - block.start, &taps);
+                visit((line - block.rows.start) * own.w + w, &taps);
             }
         }
     }
