@@ -13,7 +13,7 @@ export VCYCLE_TEST_DATA ?= $(abspath ../shared/data)
 endif
 
 SIMT_TESTS := emulator:: conv3d:: resample:: resize:: batch_norm:: pool3d:: pointwise:: attention:: linear:: dropout:: mixup:: sgd:: \
-  softmax_loss:: model::fused_step ::everywhere::
+  softmax_loss:: gram:: model::fused_step ::everywhere::
 
 .PHONY: help
 help: ## this list
