@@ -19,11 +19,13 @@ mod gradient_params;
 mod launch;
 mod params;
 mod plan;
+mod predict;
 #[doc(hidden)]
 pub mod reference;
 
 pub use conditioning::{Conditioning, MAX_AMPLIFICATION, conditioning};
 pub use gradient::{GradientResults, GradientSources, gradient};
+pub use predict::predicted_saving_s;
 
 use crate::device::cpu::Isa;
 use crate::device::{DType, Device, Slice, Stream, Tensor, with_host};
@@ -63,6 +65,16 @@ impl Gram {
         }
     }
 
+    /// Multiply-adds of [`moments`]: half of the covariance's products, which are symmetric.
+    pub fn moments_macs(&self) -> u64 {
+        (self.input().num_positions() * self.c_in * (self.c_in + 1) / 2) as u64
+    }
+
+    /// Multiply-adds of the filter with the covariance of every split.
+    pub fn table_macs(&self) -> u64 {
+        (self.norm.splits * self.norm.shape.c * self.c_in * self.c_in) as u64
+    }
+
     /// f32 elements of a split's moments: mean, then the whole covariance, row by row.
     pub fn moments_of_split(&self) -> usize {
         self.c_in + self.c_in * self.c_in
@@ -87,6 +99,13 @@ impl Gram {
         self.norm.check(op)?;
         self.norm.check_counts(op)
     }
+}
+
+/// Whether the kernels take `op`'s sizes, with tensors of `dtype`. Alignment of the tensors is another matter.
+pub fn kernels_take(op: &Gram, dtype: DType) -> bool {
+    op.norm.shape.c.is_multiple_of(8)
+        && plan::MomentsPlan::new("gram", op).is_ok()
+        && plan::launch_statistics("gram", op, dtype).is_ok()
 }
 
 /// Bytes of scratch memory for [`moments`] and [`statistics`]; f32 memory. Where kernels run, its first
