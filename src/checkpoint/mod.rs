@@ -52,6 +52,9 @@ pub struct State {
     /// Steps taken since it last changed.
     #[serde(default)]
     pub loss_scale_good_steps: u32,
+    /// Batch norms that keep the standard form: what was found ill-conditioned as the run began decides the bits of all of it.
+    #[serde(default)]
+    pub standard_norms: Vec<String>,
     /// The configuration, key by key; a resumed run must have the same.
     pub config: BTreeMap<String, String>,
     /// Best accuracy so far, in percent.

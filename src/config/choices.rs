@@ -157,6 +157,18 @@ choice! {
 }
 
 choice! {
+    /// VCYCLE.GRAM_BATCH_NORM: where batch norm takes its statistics from the convolution's input (docs/gram_batch_norm.md).
+    GramBatchNorm {
+        /// Where that is predicted to save time.
+        Auto = "auto",
+        /// Wherever it can be done.
+        Always = "always",
+        /// Nowhere.
+        Never = "never",
+    }
+}
+
+choice! {
     /// TRAIN.CHECKPOINT_TYPE.
     CheckpointType {
         /// Any format but caffe2's; which one tells the file itself.

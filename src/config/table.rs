@@ -2,8 +2,8 @@
 //! Names and defaults are those of PySlowFast (slowfast/config/defaults.py); `VCYCLE` is our own.
 
 use super::choices::{
-    Arch, CheckpointType, Dataset, DecodingBackend, EnsembleMethod, HeadAct, LossFunc, LrPolicy, ModelName, NormType,
-    OptimizingMethod, PreciseBnShape, Precision, Resample, TransFunc,
+    Arch, CheckpointType, Dataset, DecodingBackend, EnsembleMethod, GramBatchNorm, HeadAct, LossFunc, LrPolicy,
+    ModelName, NormType, OptimizingMethod, PreciseBnShape, Precision, Resample, TransFunc,
 };
 use super::entry::section;
 
@@ -338,6 +338,9 @@ section! {
         precise_bn_shape: PreciseBnShape = PreciseBnShape::Default;
         /// 16-bit type of activations and their gradients on executors with kernels.
         precision: Precision = Precision::Bf16;
+        /// Batch norms of expanding 1x1x1 convolutions, on executors with kernels: from moments of the convolution's input, its output stored
+        /// nowhere (docs/gram_batch_norm.md).
+        gram_batch_norm: GramBatchNorm = GramBatchNorm::Auto;
         /// Decoded clips that are kept in memory, GiB for training and as much for validation; the rest is decoded each time.
         cache_gib: f64 = 1.0;
         /// Share of the device's memory (of the machine's, on the CPU) that a network may take. A training step that would need more runs in

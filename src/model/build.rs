@@ -36,6 +36,7 @@ fn empty(config: &ModelConfig) -> Model {
         layers: vec![],
         params: vec![],
         norms: vec![],
+        standard_norms: vec![],
         params_len: 0,
         params_len_without_norms: 0,
         running_len: 0,

@@ -100,6 +100,19 @@ impl Transform {
     }
 }
 
+/// Where a training step of an executor with kernels takes the statistics of a batch norm from the input of the 1x1x1 convolution before
+/// it, whose output is then stored nowhere: docs/gram_batch_norm.md.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum GramUse {
+    /// Where that is predicted to save time.
+    #[default]
+    Auto,
+    /// Wherever it can be done.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
 /// What the head makes of the logits in evaluation (PySlowFast MODEL.HEAD_ACT).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HeadActivation {
@@ -138,6 +151,8 @@ pub struct ModelConfig {
     pub zero_init_final_conv: bool,
     /// MODEL.FROZEN_BN: training normalises by the running statistics and leaves them as they are; gammas and betas learn.
     pub frozen_bn: bool,
+    /// VCYCLE.GRAM_BATCH_NORM.
+    pub gram: GramUse,
     /// MODEL.FC_INIT_STD.
     pub fc_init_std: f32,
     /// MODEL.DROPOUT_RATE, before the projection.
@@ -188,6 +203,7 @@ impl ModelConfig {
             zero_init_final_bn: true,
             zero_init_final_conv: false,
             frozen_bn: false,
+            gram: GramUse::Auto,
             fc_init_std: 0.01,
             dropout_rate: 0.5,
             num_classes,

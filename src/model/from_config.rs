@@ -1,6 +1,6 @@
 //! The network that a configuration file asks for.
 
-use super::config::{Arch, HeadActivation, Loss, ModelConfig, Transform};
+use super::config::{Arch, GramUse, HeadActivation, Loss, ModelConfig, Transform};
 use super::non_local::NonLocal;
 use crate::config::{self, Config};
 use crate::error::{Error, Result};
@@ -39,6 +39,11 @@ impl ModelConfig {
             zero_init_final_bn: resnet.zero_init_final_bn,
             zero_init_final_conv: resnet.zero_init_final_conv,
             frozen_bn: model.frozen_bn,
+            gram: match config.vcycle.gram_batch_norm {
+                config::GramBatchNorm::Auto => GramUse::Auto,
+                config::GramBatchNorm::Always => GramUse::Always,
+                config::GramBatchNorm::Never => GramUse::Never,
+            },
             fc_init_std: model.fc_init_std as f32,
             dropout_rate: model.dropout_rate as f32,
             num_classes: model.num_classes,

@@ -207,6 +207,9 @@ pub struct Model {
     pub params: Vec<Param>,
     /// Batch norms, in PySlowFast's order.
     pub norms: Vec<Norm>,
+    /// Batch norms that take their statistics from their own input, whatever VCYCLE.GRAM_BATCH_NORM says: moments would not give them exactly
+    /// enough.
+    pub standard_norms: Vec<NormId>,
     /// Elements of the flat parameter array, gaps for alignment included.
     pub params_len: usize,
     /// Elements of the flat array whose parameters are not of a batch norm; those of the batch norms follow.
@@ -254,6 +257,12 @@ impl Model {
             next += 2 * len;
         }
         self.running_len = next;
+    }
+
+    pub(super) fn keep_standard(&mut self, norm: NormId) {
+        if !self.standard_norms.contains(&norm) {
+            self.standard_norms.push(norm);
+        }
     }
 
     /// Number of inputs.

@@ -18,7 +18,7 @@ mod non_local;
 mod pathways;
 pub mod plan;
 
-pub use config::{Arch, HeadActivation, Loss, ModelConfig, Transform};
+pub use config::{Arch, GramUse, HeadActivation, Loss, ModelConfig, Transform};
 pub use layers::Model;
 pub use network::{LossScale, NamedArray, Network, OptimizerState, PathwayInput, StepInputs, StepResults, StepTargets};
 pub use non_local::NonLocal;

@@ -179,22 +179,35 @@ impl Trainer {
         if let Some(bytes) = device.share_of_memory(config.vcycle.memory_fraction) {
             network.limit_memory(bytes);
         }
-        let mut road = Road::new(network, setup::resample(config), &shapes, &[schedule.evaluation_shape()])?;
+        let eval = [schedule.evaluation_shape()];
+        let mut road = Road::new(network, setup::resample(config), &shapes, &eval)?;
         // Nothing is written before all that can fail has been made: a refused run leaves an empty folder at most.
         let store = output.checkpoints(config.vcycle.keep_checkpoints)?;
         let new = State { format: FORMAT_VERSION, config: fixed, ..State::default() };
         let mut begins_with = None;
         let state = match (start, store.newest()?) {
-            (Start::Resume, Some(path)) => load(&path, &new.config, &mut road.network)?,
+            (Start::Resume, Some(path)) => {
+                let state = load(&path, &new.config, &mut road.network)?;
+                if road.network.standard_norms() != state.standard_norms {
+                    road.network.keep_standard(&state.standard_norms)?;
+                    road.network.prepare(&shapes, &eval)?;
+                }
+                state
+            }
             _ if !config.train.checkpoint_file_path.is_empty() => {
                 let (mut state, num_clips) = (new, train.source().len());
                 let told = start::from_file(config, &schedule, num_clips, &mut road.network, &mut state)?;
                 begins_with = Some(told);
+                // Forms of batch norms were chosen by the first values.
+                if !road.network.ill_conditioned_norms()?.is_empty() {
+                    road.network.prepare(&shapes, &eval)?;
+                }
                 state
             }
             _ => new,
         };
-        let state = State { version: env!("CARGO_PKG_VERSION").into(), ..state };
+        let standard_norms = road.network.standard_norms();
+        let state = State { version: env!("CARGO_PKG_VERSION").into(), standard_norms, ..state };
         output.write_config(&config.to_yaml())?;
         let log = Log::open(&output.log(), state.iteration, state.epoch)?;
         let stats = Stats::open(output.folder(), schedule.max_epoch(), config.log_period, &state)?;

@@ -120,6 +120,11 @@ impl Trainer {
                  learning rate and batch-norm groups stay those of the configuration"
             ));
         }
+        self.road.network.plans().filter_map(Plan::gram_line).for_each(|line| progress.message(&line));
+        let kept = self.state.standard_norms.join(", ");
+        if !kept.is_empty() {
+            progress.message(&format!("batch norm in standard form, too ill-conditioned for another: {kept}"));
+        }
         let fraction = self.config.vcycle.memory_fraction;
         if let Some(bytes) = self.road.device().share_of_memory(fraction) {
             let given =

@@ -5,6 +5,7 @@ mod fused_step;
 mod golden_models;
 mod golden_train;
 mod golden_weights;
+mod gram;
 mod graphs;
 mod micro_batches;
 mod network;

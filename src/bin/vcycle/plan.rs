@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use vcycle::config::Config;
 use vcycle::device::{CudaDevice, Device, Gpu, KNOWN_GPUS, Stream};
 use vcycle::model::plan::{Cost, Memory, fit_memory};
-use vcycle::model::{Mode, Model, ModelConfig, Network, Plan};
+use vcycle::model::{GramUse, Mode, Model, ModelConfig, Network, Plan};
 use vcycle::multigrid::Schedule;
 use vcycle::train::setup;
 use vcycle::{Error, Result};
@@ -29,6 +29,8 @@ pub struct RunPlan {
 /// The plans of a step's micro-batches, mostly one, and how often a step starts each kernel; for the CPU how many ops there are of each kind.
 struct ShapePlan {
     plans: Vec<Plan>,
+    /// Bytes that the whole step would move with every batch norm in the standard form.
+    standard_bytes: u64,
     variants: BTreeMap<String, usize>,
 }
 
@@ -62,7 +64,7 @@ pub fn of_run(config: &Config, schedule: &Schedule, word: &str) -> Result<RunPla
         let steps = train.iter().map(|&shape| (Mode::Train, shape)).chain([(Mode::Eval, eval)]);
         let whole = steps.map(|(mode, shape)| Plan::new(&stream, &model, shape, mode, channels));
         let (plans, refused) = fitting(&stream, &model, whole.collect::<Result<_>>()?, given);
-        let shapes = by_shape(plans, |plans| {
+        let shapes = by_shape(&stream, &model, plans, |plans| {
             let work = plans.iter().flat_map(Plan::work_by_kind);
             Ok(count(work.map(|(kind, ops, _)| (format!("{kind:?}"), ops))))
         })?;
@@ -73,7 +75,7 @@ pub fn of_run(config: &Config, schedule: &Schedule, word: &str) -> Result<RunPla
     let whole = network.plans().cloned().collect();
     let (plans, refused) = fitting(network.stream(), network.model(), whole, given);
     network.prepare_plans(plans.clone())?;
-    let shapes = by_shape(plans, |plans| {
+    let shapes = by_shape(network.stream(), network.model(), plans, |plans| {
         let launched = network.launches(plans[0].mode, plans[0].shape)?;
         Ok(count(launched.into_iter().flatten().map(|launched| (launched.kernel, 1))))
     })?;
@@ -89,9 +91,21 @@ fn fitting(stream: &Stream, model: &Model, whole: Vec<Plan>, given: Option<usize
 }
 
 /// Micro-batches of a step together, with its `variants`.
-fn by_shape(plans: Vec<Plan>, variants: impl Fn(&[Plan]) -> Result<BTreeMap<String, usize>>) -> Result<Vec<ShapePlan>> {
-    let steps = plans.chunk_by(|a, b| (a.mode, a.shape) == (b.mode, b.shape));
-    steps.map(|plans| Ok(ShapePlan { plans: plans.to_vec(), variants: variants(plans)? })).collect()
+fn by_shape(
+    stream: &Stream,
+    model: &Model,
+    plans: Vec<Plan>,
+    variants: impl Fn(&[Plan]) -> Result<BTreeMap<String, usize>>,
+) -> Result<Vec<ShapePlan>> {
+    let mut standard = model.clone();
+    standard.config.gram = GramUse::Never;
+    let (channels, steps) = (model.values[0].c, plans.chunk_by(|a, b| (a.mode, a.shape) == (b.mode, b.shape)));
+    let of_step = |plans: &[Plan]| {
+        let Plan { shape, mode, lowering, .. } = plans[0];
+        let whole = Plan::with_lowering(stream, &standard, shape, mode, channels, lowering)?;
+        Ok(ShapePlan { plans: plans.to_vec(), standard_bytes: whole.cost().bytes, variants: variants(plans)? })
+    };
+    steps.map(of_step).collect()
 }
 
 fn count(of: impl Iterator<Item = (String, usize)>) -> BTreeMap<String, usize> {
@@ -147,7 +161,7 @@ impl RunPlan {
                 "for": mode_name(p.mode), "clips": p.shape.clips, "frames": p.shape.frames,
                 "height_px": p.shape.height_px, "width_px": p.shape.width_px, "splits": p.shape.splits, "micro_batches": s.plans.len(),
                 "arena_bytes": memory.arena, "inputs_bytes": memory.inputs, "workspace_bytes": memory.workspace,
-                "total_bytes": memory.total(), "bytes_moved": cost.bytes, "flops": cost.flops,
+                "total_bytes": memory.total(), "bytes_moved": cost.bytes, "bytes_moved_standard": s.standard_bytes, "flops": cost.flops,
                 "launches": s.launches(), "ops": s.ops(), "variants": s.variants,
             })
         };
@@ -169,6 +183,8 @@ impl RunPlan {
     pub fn report(&self) -> String {
         let mut text = format!("\nPlans for {}: activations in {}\n\n", self.device, self.form());
         text += &out::table(&self.shape_rows());
+        let grams = self.shapes.iter().filter_map(|s| s.plans[0].gram_line());
+        text += &grams.map(|line| format!("\n{line}")).collect::<String>();
         text += &self.memory_lines();
         let what = if self.device == "cpu" { "Ops of a step by kind" } else { "Launches of a step by kernel" };
         text += &format!("\n{what}, for the shapes above\n\n");
@@ -194,6 +210,7 @@ impl RunPlan {
             "workspace",
             "in all",
             "GB moved",
+            "GB standard",
             "TFLOP",
             "ops",
             "launches",
@@ -215,6 +232,7 @@ impl RunPlan {
                 gib(memory.workspace),
                 gib(memory.total()),
                 format!("{:.2}", cost.bytes as f64 / 1e9),
+                format!("{:.2}", s.standard_bytes as f64 / 1e9),
                 format!("{:.3}", cost.flops as f64 / 1e12),
                 s.ops().to_string(),
                 if self.device == "cpu" { "-".into() } else { s.launches().to_string() },

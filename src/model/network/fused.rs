@@ -3,10 +3,10 @@
 use super::Network;
 use super::kernel_arrays::KernelArrays;
 use super::prepare::PreparedStep;
-use crate::device::Slice;
+use crate::device::{Slice, Tensor};
 use crate::error::{Error, Result};
 use crate::model::plan::TensorId;
-use crate::model::plan::fused::{FusedOp, Load, LoadGrad, NormGrad, NormStatistics, PlannedMask, Table};
+use crate::model::plan::fused::{FusedOp, Load, LoadGrad, NormGrad, NormStatistics, PlannedMask, StoreGrad, Table};
 use crate::ops::batch_norm::{self, BatchNorm, GradTables, Tables};
 use crate::ops::conv3d::{
     self, Epilogue, Evaluation, GradEpilogue, GradFilterSources, GradNorm, GradPool, GradTable, Join, Mask, Prologue,
@@ -16,11 +16,11 @@ use crate::ops::pool3d::{self, NormBefore};
 use crate::shape::{ActivationShape, Part};
 
 /// What the ops of one step refer to.
-struct Run<'a> {
-    network: &'a Network,
-    kernel: &'a KernelArrays,
-    step: &'a PreparedStep,
-    splits: usize,
+pub(super) struct Run<'a> {
+    pub network: &'a Network,
+    pub kernel: &'a KernelArrays,
+    pub step: &'a PreparedStep,
+    pub splits: usize,
     part: Option<Part>,
 }
 
@@ -63,19 +63,18 @@ impl<'a> Run<'a> {
                 conv3d::grad_filter_fused(s, op, &from, &grads[filter], bias.map(|b| &grads[b]), workspace)
             }
             FusedOp::ConvGradInput { ref op, filter, ref grad_output, store_dy, ref store, grad_input } => {
-                let norms: Vec<GradNorm<'_>> = store.norms.iter().map(|norm| self.grad_norm(norm)).collect();
-                let to = &x[grad_input];
-                let mask = match store.mask {
-                    PlannedMask::None => Mask::None,
-                    PlannedMask::Output(output) => Mask::Output(&x[output]),
-                    PlannedMask::Recomputed(table, y) => Mask::Recomputed { scale_shift: x[table].memory(), y: &x[y] },
-                };
-                let add = store.accumulate.then_some(to);
-                let epilogue = GradEpilogue { add, mask, splits: self.splits, norms: &norms };
+                let (norms, to) = (self.grad_norms(store), &x[grad_input]);
+                let epilogue = self.grad_epilogue(store, &norms, to);
                 let (table, filter) = (self.grad_table(grad_output, store_dy), &self.kernel.copy[filter]);
                 let g = &x[grad_output.g];
                 conv3d::grad_input_fused(s, op, g, table.as_ref(), filter, &epilogue, to, workspace)
             }
+            FusedOp::GramMoments { .. }
+            | FusedOp::GramStatistics { .. }
+            | FusedOp::ConvNormalise { .. }
+            | FusedOp::GramProducts { .. }
+            | FusedOp::GramGradient { .. }
+            | FusedOp::GramGradInput { .. } => self.gram(op),
             FusedOp::Statistics { input, ref statistics } => self.form_statistics(input, statistics),
             FusedOp::Apply { shape, ref input, relu, output } => self.apply((shape, relu), input, output),
             FusedOp::GradSums { shape, grad_output, mask, ref norm } => {
@@ -102,6 +101,28 @@ impl<'a> Run<'a> {
         }
     }
 
+    pub(super) fn grad_norms(&self, store: &StoreGrad) -> Vec<GradNorm<'a>> {
+        store.norms.iter().map(|norm| self.grad_norm(norm)).collect()
+    }
+
+    pub(super) fn grad_epilogue<'e>(
+        &self,
+        store: &StoreGrad,
+        norms: &'e [GradNorm<'e>],
+        to: &'e Tensor,
+    ) -> GradEpilogue<'e>
+    where
+        'a: 'e,
+    {
+        let x = &self.step.tensors;
+        let mask = match store.mask {
+            PlannedMask::None => Mask::None,
+            PlannedMask::Output(output) => Mask::Output(&x[output]),
+            PlannedMask::Recomputed(table, y) => Mask::Recomputed { scale_shift: x[table].memory(), y: &x[y] },
+        };
+        GradEpilogue { add: store.accumulate.then_some(to), mask, splits: self.splits, norms }
+    }
+
     fn batch_norm(&self, shape: ActivationShape) -> BatchNorm {
         BatchNorm { shape, splits: self.splits, eps: self.network.model.config.bn_eps, relu: true, part: self.part }
     }
@@ -113,7 +134,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn prologue(&self, load: &Load) -> Option<Prologue<'a>> {
+    pub(super) fn prologue(&self, load: &Load) -> Option<Prologue<'a>> {
         let x = &self.step.tensors;
         let join = load.join.map(|join| Join {
             residual: &x[join.residual],

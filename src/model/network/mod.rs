@@ -30,6 +30,7 @@
 mod block;
 mod execute;
 mod fused;
+mod gram;
 mod graphs;
 mod kernel_arrays;
 mod launches;

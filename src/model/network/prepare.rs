@@ -45,6 +45,9 @@ impl Network {
     /// Plans all shapes that the run will train and evaluate at, and allocates: one arena and one workspace as large as
     /// the largest of them needs, gradients and momenta if anything is trained. May be called again with other shapes.
     pub fn prepare(&mut self, train: &[StepShape], eval: &[StepShape]) -> Result<()> {
+        if !train.is_empty() {
+            self.refuse_ill_conditioned()?;
+        }
         let mut plans: Vec<Plan> = vec![];
         for (mode, shapes) in [(Mode::Train, train), (Mode::Eval, eval)] {
             for &shape in shapes {

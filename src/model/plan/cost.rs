@@ -57,7 +57,12 @@ impl Plan {
 
     fn launches_of(&self, op: &StepOp) -> u64 {
         match op {
-            StepOp::Fused(FusedOp::ConvGradFilter { .. }) => 2,
+            StepOp::Fused(
+                FusedOp::ConvGradFilter { .. }
+                | FusedOp::GramMoments { .. }
+                | FusedOp::GramProducts { .. }
+                | FusedOp::GramGradient { .. },
+            ) => 2,
             StepOp::AttentionBackward { .. } => 2,
             StepOp::Fused(FusedOp::Conv { input, .. })
                 if matches!(self.tensors[input.tensor].place, Place::Input(_)) =>
@@ -107,6 +112,8 @@ impl Plan {
             StepOp::Conv { op, .. } => of_conv(op, Direction::Forward),
             StepOp::ConvGradFilter { op, .. } => of_conv(op, Direction::GradFilter),
             StepOp::ConvGradInput { op, .. } => of_conv(op, Direction::GradInput),
+            StepOp::Fused(FusedOp::GramStatistics { op, .. }) => (op.c_in * op.norm.shape.c) as u64 * element_bytes,
+            StepOp::Fused(FusedOp::GramGradient { op, .. }) => (op.c_in * op.norm.shape.c) as u64 * (element_bytes + 4),
             StepOp::Fused(op) => op.convolution().map_or(0, |(op, direction)| of_conv(op, direction)),
             &StepOp::Linear { input, output, .. } => self.projection_len(input, output) * element_bytes,
             &StepOp::LinearBackward { input, grad_output, .. } => {

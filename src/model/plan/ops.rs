@@ -197,7 +197,7 @@ impl StepOp {
             | StepOp::AttentionBackward { macs, .. }
             | StepOp::Linear { macs, .. }
             | StepOp::LinearBackward { macs, .. } => *macs,
-            StepOp::Fused(op) => op.convolution().map_or(0, |(op, _)| op.macs()),
+            StepOp::Fused(op) => op.macs(),
             _ => 0,
         }
     }
@@ -206,9 +206,11 @@ impl StepOp {
     pub fn statistics(&self) -> Option<(&BatchNorm, NormId, TensorId)> {
         match self {
             StepOp::BatchNormTrain { op, norm, stats, .. } => Some((op, *norm, *stats)),
-            StepOp::Fused(FusedOp::Conv { statistics: Some(s), .. } | FusedOp::Statistics { statistics: s, .. }) => {
-                Some((&s.op, s.norm, s.stats))
-            }
+            StepOp::Fused(
+                FusedOp::Conv { statistics: Some(s), .. }
+                | FusedOp::Statistics { statistics: s, .. }
+                | FusedOp::GramStatistics { statistics: s, .. },
+            ) => Some((&s.op, s.norm, s.stats)),
             _ => None,
         }
     }

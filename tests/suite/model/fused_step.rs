@@ -6,7 +6,8 @@ use vcycle::model::layers::ParamKind;
 use vcycle::model::plan::StepOp;
 use vcycle::model::plan::fused::FusedOp;
 use vcycle::model::{
-    Arch, HeadActivation, Lowering, Mode, Model, ModelConfig, NamedArray, Network, PathwayInput, Plan, Transform,
+    Arch, GramUse, HeadActivation, Lowering, Mode, Model, ModelConfig, NamedArray, Network, PathwayInput, Plan,
+    Transform,
 };
 use vcycle::ops::attention::Instantiation;
 use vcycle::optimizer::SgdConfig;
@@ -18,10 +19,10 @@ use crate::executors;
 use crate::golden::fill;
 
 /// Where errors are looked at: even the last maps have 4 positions.
-const SHAPE: StepShape = StepShape::square(4, 8, 48, 2);
+pub(super) const SHAPE: StepShape = StepShape::square(4, 8, 48, 2);
 /// Where numbers must be equal.
 const SMALL: StepShape = StepShape::square(3, 8, 32, 2);
-const LABELS: [u32; 4] = [0, 3, 1, 2];
+pub(super) const LABELS: [u32; 4] = [0, 3, 1, 2];
 const LR: f32 = 0.01;
 
 pub(super) fn tiny(arch: Arch) -> ModelConfig {
@@ -34,7 +35,12 @@ pub(super) fn tiny(arch: Arch) -> ModelConfig {
     }
 }
 
-fn network(device: &Device, config: &ModelConfig, shape: StepShape) -> Network {
+/// With every batch norm in Gram form that can have it.
+pub(super) fn gram(config: ModelConfig) -> ModelConfig {
+    ModelConfig { gram: GramUse::Always, ..config }
+}
+
+pub(super) fn network(device: &Device, config: &ModelConfig, shape: StepShape) -> Network {
     let mut network = Network::new(device, Model::new(config).expect("model"), 5).expect("network");
     fill_state(&mut network);
     network.prepare(&[shape], &[shape]).expect("prepare");
@@ -62,7 +68,7 @@ pub(super) fn fill_state(network: &mut Network) {
 }
 
 /// The clip's channels of each input, as bf16 holds them.
-fn input_values(network: &Network, mode: Mode, shape: StepShape, name: &str) -> Vec<Vec<f64>> {
+pub(super) fn input_values(network: &Network, mode: Mode, shape: StepShape, name: &str) -> Vec<Vec<f64>> {
     let channels = network.model().config.input_channels;
     let inputs = network.inputs(mode, shape).expect("inputs").iter().enumerate();
     let values = |(i, input): (usize, &PathwayInput)| -> Vec<f64> {
@@ -72,7 +78,7 @@ fn input_values(network: &Network, mode: Mode, shape: StepShape, name: &str) -> 
     inputs.map(values).collect()
 }
 
-fn write_inputs(network: &Network, mode: Mode, shape: StepShape, name: &str) {
+pub(super) fn write_inputs(network: &Network, mode: Mode, shape: StepShape, name: &str) {
     let channels = network.model().config.input_channels;
     let inputs = network.inputs(mode, shape).expect("inputs");
     for (input, values) in inputs.iter().zip(input_values(network, mode, shape, name)) {
@@ -96,7 +102,7 @@ pub(super) fn l2(a: &[f64], b: &[f64]) -> f64 {
 
 /// Error against f64 at most twice that of CPU steps that round whatever they store to bf16, plus one rounding. Returns both errors,
 /// relative.
-fn check(what: &str, got: &[f64], rounded: &[Vec<f64>], exact: &[f64]) -> (f64, f64) {
+pub(super) fn check(what: &str, got: &[f64], rounded: &[Vec<f64>], exact: &[f64]) -> (f64, f64) {
     check_to(2f64.powi(-8), what, got, rounded, exact)
 }
 
@@ -109,28 +115,28 @@ pub(super) fn check_to(rounding: f64, what: &str, got: &[f64], rounded: &[Vec<f6
     (error / norm.max(1e-30), plain / norm.max(1e-30))
 }
 
-fn round(v: f64) -> f64 {
+pub(super) fn round(v: f64) -> f64 {
     bf16::from_f64(v).to_f64()
 }
 
 /// The grid of bf16, shifted.
-fn round_elsewhere(v: f64) -> f64 {
+pub(super) fn round_elsewhere(v: f64) -> f64 {
     round(v * 1.37) / 1.37
 }
 
 /// What a step computes, in storage order.
-struct Found {
+pub(super) struct Found {
     /// Losses or probabilities.
-    result: Vec<f64>,
-    logits: Vec<f64>,
+    pub result: Vec<f64>,
+    pub logits: Vec<f64>,
     /// By parameter.
-    grads: Vec<Vec<f64>>,
+    pub grads: Vec<Vec<f64>>,
     /// Running statistics after the step, mean and variance of each norm.
-    running: Vec<Vec<f64>>,
+    pub running: Vec<Vec<f64>>,
 }
 
 /// A step by the references.
-fn reference(
+pub(super) fn reference(
     (config, shape): (&ModelConfig, StepShape),
     (mode, lowering): (Mode, Lowering),
     state: &[NamedArray],
@@ -169,7 +175,7 @@ pub(super) fn of(state: &[NamedArray], name: &str) -> Vec<f64> {
     stored(state.iter().find(|a| a.name == name).unwrap_or_else(|| panic!("{name}")))
 }
 
-const PLAIN: (Mode, Lowering) = (Mode::Train, Lowering::Plain);
+pub(super) const PLAIN: (Mode, Lowering) = (Mode::Train, Lowering::Plain);
 const FUSED: Lowering = Lowering::Fused(DType::Bf16);
 
 /// In f64 the two forms of a plan give the same numbers, but for the order of sums.
@@ -178,7 +184,9 @@ fn the_fused_form_means_what_the_plain_one_means() {
     let basic = ModelConfig { transform: Transform::Basic, ..tiny(Arch::SlowFast) };
     let softmax = with_non_local(tiny(Arch::SlowFast), Instantiation::Softmax, 1, [1, 2, 2]);
     let in_groups = with_non_local(tiny(Arch::Slow), Instantiation::DotProduct, 2, [2, 1, 1]);
-    for config in [tiny(Arch::SlowFast), basic, tiny(Arch::I3d), tiny(Arch::Slow), softmax, in_groups] {
+    let grams = [Arch::SlowFast, Arch::I3d].map(|arch| gram(tiny(arch)));
+    let all = [tiny(Arch::SlowFast), basic, tiny(Arch::I3d), tiny(Arch::Slow), softmax, in_groups];
+    for config in all.into_iter().chain(grams) {
         let cpu = network(&Device::Cpu, &config, SMALL);
         let state = cpu.state_dict().expect("state");
         let inputs = input_values(&cpu, Mode::Train, SMALL, "x");

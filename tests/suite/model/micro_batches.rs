@@ -12,7 +12,7 @@ use vcycle::ops::attention::Instantiation;
 use vcycle::optimizer::SgdConfig;
 use vcycle::shape::StepShape;
 
-use super::fused_step::{fill_state, tiny};
+use super::fused_step::{fill_state, gram, tiny};
 use super::with_non_local;
 use crate::executors;
 use crate::golden::fill;
@@ -22,6 +22,9 @@ const CLASSES: usize = 5;
 const EVEN: StepShape = StepShape::square(4, 8, 32, 4);
 /// Splits of 2, 2 and 1 clips.
 const RAGGED: StepShape = StepShape::square(5, 4, 32, 3);
+
+/// The same with frames for a slow pathway.
+const RAGGED_SLOWFAST: StepShape = StepShape::square(5, 8, 32, 3);
 
 fn slowfast() -> ModelConfig {
     ModelConfig { dropout_rate: 0.5, num_classes: CLASSES, ..tiny(Arch::SlowFast) }
@@ -72,7 +75,10 @@ fn run(network: &mut Network, shape: StepShape) -> (Vec<StepResults>, Vec<NamedA
 #[test]
 fn micro_batches_have_the_bits_of_the_whole_step() {
     for device in executors::all() {
-        for (config, shape, counts) in [(slowfast(), EVEN, [2, 4]), (non_local(), RAGGED, [2, 3])] {
+        // Kernels alone have the Gram form.
+        let gram_of_kernels = (device != Device::Cpu).then(|| (gram(slowfast()), RAGGED_SLOWFAST, [2, 3]));
+        let cases = [(slowfast(), EVEN, [2, 4]), (non_local(), RAGGED, [2, 3])];
+        for (config, shape, counts) in cases.into_iter().chain(gram_of_kernels) {
             let mut whole = network(&device, &config, shape, None).expect("whole");
             let (results, arrays) = run(&mut whole, shape);
             assert!(results.iter().all(|r| r.state.skipped == 0 && r.losses.len() == shape.clips), "{results:?}");

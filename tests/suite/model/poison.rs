@@ -4,7 +4,7 @@
 use half::bf16;
 use vcycle::device::{DType, Device};
 use vcycle::model::plan::{Access, Place, StepOp, assign_offsets};
-use vcycle::model::{Arch, Lowering, Mode, Model, ModelConfig, Network, Plan};
+use vcycle::model::{Arch, GramUse, Lowering, Mode, Model, ModelConfig, Network, Plan};
 use vcycle::ops::attention::Instantiation;
 use vcycle::shape::StepShape;
 
@@ -16,8 +16,8 @@ use crate::golden::fill;
 const SHAPE: StepShape = StepShape::square(3, 8, 32, 2);
 const LABELS: [u32; 3] = [0, 3, 1];
 
-/// Both pathways and laterals; blocks that convolve in time; attention.
-fn configs() -> [ModelConfig; 3] {
+/// Both pathways and laterals, with batch norms in either form; blocks that convolve in time; attention.
+fn configs() -> [ModelConfig; 4] {
     let tiny = |arch| ModelConfig {
         width_per_group: 8,
         beta_inv: 2,
@@ -26,7 +26,13 @@ fn configs() -> [ModelConfig; 3] {
         zero_init_final_bn: false,
         ..ModelConfig::new(arch, 18, 4)
     };
-    [tiny(Arch::SlowFast), tiny(Arch::I3d), with_non_local(tiny(Arch::Slow), Instantiation::Softmax, 2, [1, 2, 2])]
+    let gram = ModelConfig { gram: GramUse::Always, ..tiny(Arch::SlowFast) };
+    [
+        tiny(Arch::SlowFast),
+        gram,
+        tiny(Arch::I3d),
+        with_non_local(tiny(Arch::Slow), Instantiation::Softmax, 2, [1, 2, 2]),
+    ]
 }
 
 fn network(device: &Device, config: &ModelConfig) -> Network {

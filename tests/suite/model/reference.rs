@@ -6,9 +6,12 @@ use vcycle::model::plan::fused::{FusedOp, Load, LoadGrad, NormGrad, NormStatisti
 use vcycle::model::plan::{Place, StepOp};
 use vcycle::model::{Mode, NamedArray, Plan};
 use vcycle::ops::attention::reference as attention;
+use vcycle::ops::batch_norm::BatchNorm;
 use vcycle::ops::batch_norm::reference as batch_norm;
 use vcycle::ops::conv3d::Conv3d;
 use vcycle::ops::conv3d::reference::{self as fused, Rounding};
+use vcycle::ops::gram::Gram;
+use vcycle::ops::gram::reference as gram;
 use vcycle::ops::{conv3d, linear, pool3d, softmax_loss};
 
 fn exact(v: f64) -> f64 {
@@ -37,6 +40,27 @@ fn memory(plan: &Plan) -> Vec<Vec<f64>> {
     storages
 }
 
+/// `[c_out][c_in]`: the sum of `g x'`.
+fn products_of(op: &Conv3d, x: &[f64], g: &[f64]) -> Vec<f64> {
+    let mut sums = vec![0.0; op.c_out * op.input.c];
+    for (x, g) in x.chunks(op.input.c).zip(g.chunks(op.c_out)) {
+        for (sums, g) in sums.chunks_mut(op.input.c).zip(g) {
+            sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += g * x);
+        }
+    }
+    sums
+}
+
+/// `[splits][c_out][c_in + 1]`: `sum g (x - m)`, then `sum g`.
+fn centred(c_in: usize, products: &[f64], grad_sums: &[f64], moments: &[f64]) -> Vec<f64> {
+    let (of_split, c_out) = (c_in + c_in * c_in, grad_sums.len() * (c_in + c_in * c_in) / moments.len());
+    let row = |(at, (row, sum)): (usize, (&[f64], &f64))| {
+        let mean = &moments[at / c_out * of_split..][..c_in];
+        row.iter().zip(mean).map(|(p, m)| p - sum * m).chain([*sum]).collect::<Vec<_>>()
+    };
+    products.chunks(c_in).zip(grad_sums).enumerate().flat_map(row).collect()
+}
+
 /// What a step computes.
 pub struct Reference<'a> {
     pub plan: &'a Plan,
@@ -50,6 +74,8 @@ pub struct Reference<'a> {
     storages: Vec<Vec<f64>>,
     indices: Vec<Vec<u32>>,
     norms: Vec<Option<batch_norm::Forward>>,
+    /// What makes the gradient of the input behind the table of a norm in Gram form, by its tensor: `A W`, `W' diag(B) W`, `C W` of each split.
+    gram_factors: Vec<Vec<[Vec<f64>; 3]>>,
     /// Gradient of each parameter, in storage order.
     pub grads: Vec<Vec<f64>>,
 }
@@ -81,6 +107,7 @@ impl<'a> Reference<'a> {
             storages: memory(plan),
             indices: vec![vec![]; plan.tensors.len()],
             norms: vec![None; model.norms.len()],
+            gram_factors: vec![vec![]; plan.tensors.len()],
             grads: vec![vec![]; model.params.len()],
         }
     }
@@ -243,6 +270,12 @@ impl<'a> Reference<'a> {
                 }
             }
             FusedOp::Statistics { input, ref statistics } => self.statistics(input, statistics),
+            FusedOp::GramMoments { .. }
+            | FusedOp::GramStatistics { .. }
+            | FusedOp::ConvNormalise { .. }
+            | FusedOp::GramProducts { .. }
+            | FusedOp::GramGradient { .. }
+            | FusedOp::GramGradInput { .. } => self.gram(op),
             FusedOp::ConvGradFilter { ref op, filter, bias, ref input, ref grad_output, pool } => {
                 let x = self.load(input, false);
                 let dy = match (pool, grad_output.norm) {
@@ -292,6 +325,72 @@ impl<'a> Reference<'a> {
                 grad_input.into_iter().for_each(|to| self.write(to, &g, exact));
                 self.sums(&g, norm);
             }
+        }
+    }
+
+    /// An op of a batch norm in Gram form.
+    fn gram(&mut self, op: &FusedOp) {
+        match *op {
+            FusedOp::GramMoments { ref op, ref input, moments } => {
+                let x = self.load(input, false);
+                self.write(moments, &gram::moments(op, exact, &x), exact);
+            }
+            FusedOp::GramStatistics { ref op, filter, moments, ref statistics } => {
+                let (gamma, beta) = self.affine(statistics.norm);
+                let stats = gram::statistics(op, exact, &self.read(moments), &self.params[filter]);
+                let c = op.norm.shape.c;
+                let of_split = |stats: &[f64]| {
+                    let scale: Vec<f64> = (0..c).map(|o| gamma[o] * stats[c + o]).collect();
+                    let shift: Vec<f64> = (0..c).map(|o| beta[o] - stats[o] * scale[o]).collect();
+                    [scale, shift].concat()
+                };
+                let table: Vec<f64> = stats.chunks(3 * c).flat_map(of_split).collect();
+                self.write(statistics.stats, &stats, exact);
+                self.write(statistics.scale_shift, &table, exact);
+            }
+            FusedOp::ConvNormalise { ref op, filter, ref input, scale_shift, shortcut, output } => {
+                let y = conv3d::reference::forward(op, &self.load(input, false), &self.params[filter], None);
+                let (residual, table) = (self.read(shortcut.tensor), shortcut.scale_shift.map(|t| self.read(t)));
+                let residual = Some((&residual[..], table.as_deref()));
+                let table = self.read(scale_shift);
+                let end = fused::normalised(op.output(), self.splits(), self.rounding(), &y, &table, residual);
+                self.write(output, &end, exact);
+            }
+            FusedOp::GramProducts { ref op, ref input, grad_output, to } => {
+                let (x, g) = (self.load(input, false), self.read(grad_output));
+                let per_split = op.output().num_positions() / op.input.n * op.input.n.div_ceil(self.splits());
+                let splits = x.chunks(per_split * op.input.c).zip(g.chunks(per_split * op.c_out));
+                let products: Vec<f64> = splits.clone().flat_map(|(x, g)| products_of(op, x, g)).collect();
+                let sums: Vec<f64> = splits.flat_map(|(_, g)| conv3d::reference::grad_bias(op, g)).collect();
+                self.write(to.products, &products, exact);
+                self.write(to.grad_sums, &sums, exact);
+            }
+            FusedOp::GramGradient { ref op, filter, norm, from, moments, stats, grad_table, to } => {
+                let (gamma, _) = self.affine(norm);
+                let (moments, stats) = (self.read(moments), self.read(stats));
+                let products = centred(op.c_in, &self.read(from.products), &self.read(from.grad_sums), &moments);
+                let w = &self.params[filter];
+                let [table, dgamma, dbeta] = gram::grad_tables(op, exact, &products, w, &gamma, &stats);
+                let dw = gram::grad_filter(op, exact, &products, &moments, w, &table);
+                let mut factors = gram::input_factors(op, exact, w, &table);
+                for [of_g, of_x, _] in &mut factors {
+                    of_g.iter_mut().chain(of_x).for_each(|v| *v = (self.store)(*v));
+                }
+                self.gram_factors[to.back_filter] = factors;
+                self.write(grad_table, &table, exact);
+                let norm = &self.model.norms[norm];
+                (self.grads[norm.gamma], self.grads[norm.beta], self.grads[filter]) = (dgamma, dbeta, dw);
+            }
+            FusedOp::GramGradInput { ref op, ref input, grad_output, from, ref store, grad_input } => {
+                let (x, g) = (self.load(input, false), self.read(grad_output));
+                let norm = BatchNorm { shape: op.output(), splits: self.splits(), eps: 0.0, relu: false, part: None };
+                let op = Gram { norm, c_in: op.input.c };
+                let dx = gram::grad_input(&op, exact, &x, &g, &self.gram_factors[from.back_filter]);
+                let add = store.accumulate.then(|| self.read(grad_input));
+                self.store_masked(&dx, add.as_deref(), store.mask, grad_input);
+                store.norms.iter().for_each(|norm| self.sums(&self.read(grad_input), norm));
+            }
+            ref other => unreachable!("{other:?}"),
         }
     }
 

@@ -6,7 +6,7 @@
 //! The gradient behind a batch norm is formed on load, by grad_input and by grad_filter; where the latter would do so several times,
 //! grad_input stores it. A stem gathers its own through the max pool behind it: it is in memory nowhere.
 
-use super::{Done, FusedOp, FusedPlanner, GatherPool, Load, LoadGrad, NormGrad, PlannedMask, StoreGrad};
+use super::{Done, Form, FusedOp, FusedPlanner, GatherPool, Load, LoadGrad, NormGrad, PlannedMask, StoreGrad};
 use crate::error::Result;
 use crate::model::layers::{Layer, LayerOp, NormId, ValueId};
 use crate::model::plan::{Place, StepOp, TensorId};
@@ -27,6 +27,10 @@ impl FusedPlanner<'_> {
         let layer = &self.base.model.layers[done.layer];
         let (x, y) = (layer.inputs[0], layer.output);
         match layer.op {
+            LayerOp::Conv { filter, .. } if self.forms[y] == Form::Passed => {
+                let input = done.load.unwrap_or(Load::stored(self.base.plan.values[x]));
+                self.gram_backward(layer, filter, input)?;
+            }
             LayerOp::Conv { filter, bias, .. } => {
                 let (op, grad_output) = (self.base.conv_op(layer), self.grad_of_convolution(y)?);
                 let input = done.load.unwrap_or(Load::stored(self.base.plan.values[x]));
@@ -75,7 +79,7 @@ impl FusedPlanner<'_> {
         Ok(())
     }
 
-    fn push_back(&mut self, op: FusedOp) {
+    pub(super) fn push_back(&mut self, op: FusedOp) {
         self.base.plan.backward.push(StepOp::Fused(op));
     }
 
@@ -136,7 +140,7 @@ impl FusedPlanner<'_> {
     }
 
     /// The batch norm that reads `y`.
-    fn norm_of(&self, y: ValueId) -> Option<NormId> {
+    pub(super) fn norm_of(&self, y: ValueId) -> Option<NormId> {
         match self.base.model.layers[self.norm_of[y]?].op {
             LayerOp::BatchNorm { norm, .. } => Some(norm),
             _ => None,
@@ -184,7 +188,7 @@ impl FusedPlanner<'_> {
     }
 
     /// The gradient of `value` as something that is written next, and what its writer does with it.
-    fn grad_to_write(&mut self, value: ValueId) -> Result<(TensorId, StoreGrad)> {
+    pub(super) fn grad_to_write(&mut self, value: ValueId) -> Result<(TensorId, StoreGrad)> {
         let (grad, accumulate) = self.base.grad_to_write(value);
         self.readers_left[value] -= 1;
         let mut store = StoreGrad { accumulate, ..StoreGrad::default() };
@@ -212,7 +216,7 @@ impl FusedPlanner<'_> {
 
     /// Whether each part of a concatenation ends in a ReLU. Of a pool over a ReLU nothing is lost with the mask: where its maximum
     /// is 0 the ReLU was closed.
-    fn is_masked_as_a_whole(&self, concat: &Layer) -> bool {
+    pub(super) fn is_masked_as_a_whole(&self, concat: &Layer) -> bool {
         concat.inputs.iter().all(|&part| self.is_behind_relu(part))
     }
 
@@ -237,10 +241,13 @@ impl FusedPlanner<'_> {
         [norm].into_iter().chain(shortcut).collect()
     }
 
-    /// The batch norms that `value` is made of, with new tables for their gradients.
+    /// The batch norms that `value` is made of, with new tables for their gradients. One in Gram form makes its own.
     fn norm_grads(&mut self, value: ValueId) -> Result<Vec<NormGrad>> {
         let mut grads = vec![];
         for norm in self.norms_before(value) {
+            if self.grams[norm].is_some() {
+                continue;
+            }
             let Some(tensors) = self.norms[norm] else { return self.unsupported(value, "derive") };
             let info = &self.base.model.norms[norm];
             let (name, len) = (format!("grad {}", info.name), self.base.plan.splits() * 3 * info.c);

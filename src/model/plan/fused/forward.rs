@@ -59,7 +59,7 @@ impl FusedPlanner<'_> {
         Ok(())
     }
 
-    fn push(&mut self, op: FusedOp) {
+    pub(super) fn push(&mut self, op: FusedOp) {
         self.base.plan.forward.push(StepOp::Fused(op));
     }
 
@@ -100,7 +100,11 @@ impl FusedPlanner<'_> {
 
     fn conv(&mut self, i: usize, layer: &Layer, filter: ParamId, bias: Option<ParamId>) -> Result<Load> {
         let op = self.base.conv_op(layer);
+        let gram = self.gram_of(layer, bias);
         let input = self.load(layer.inputs[0], i)?;
+        if let Some(norm_layer) = gram {
+            return self.gram_forward(layer, filter, input, norm_layer);
+        }
         let output = self.base.value_tensor(layer.output);
         self.forms[layer.output] = Form::Stored(output);
         let statistics = match self.norm_of[layer.output] {
@@ -121,13 +125,20 @@ impl FusedPlanner<'_> {
     fn statistics(&mut self, norm_layer: usize, y: TensorId) -> Result<NormStatistics> {
         let layer = &self.base.model.layers[norm_layer];
         let LayerOp::BatchNorm { norm, .. } = layer.op else { return self.unsupported(layer.output, "normalise") };
+        let to = self.new_statistics(layer, norm)?;
+        let NormStatistics { stats, scale_shift, .. } = to;
+        self.norms[norm] = Some(NormTensors { y, stats, scale_shift, grad_table: None, grad: None, pool: None });
+        Ok(to)
+    }
+
+    /// The op and new tables of the batch norm of `layer`.
+    pub(super) fn new_statistics(&mut self, layer: &Layer, norm: NormId) -> Result<NormStatistics> {
         let (shape, splits) = (self.base.shapes[layer.output], self.base.plan.splits());
         let op =
             BatchNorm { shape, splits, eps: self.base.model.config.bn_eps, relu: false, part: self.base.plan.part };
         self.base.check_variance(layer, &op)?;
         let stats = self.table(format!("{} statistics", layer.name), splits * 3 * shape.c);
         let scale_shift = self.table(format!("{} scale and shift", layer.name), splits * 2 * shape.c);
-        self.norms[norm] = Some(NormTensors { y, stats, scale_shift, grad_table: None, grad: None, pool: None });
         Ok(NormStatistics { op, norm, stats, scale_shift })
     }
 
@@ -136,6 +147,9 @@ impl FusedPlanner<'_> {
     }
 
     fn batch_norm(&mut self, layer: &Layer, norm: NormId, relu: bool) -> Result<()> {
+        if self.forms[layer.inputs[0]] == Form::Passed {
+            return Ok(());
+        }
         let y = self.stored(layer.inputs[0])?;
         self.forms[layer.output] = match layer.inputs.get(1) {
             None => Form::Normalised { y, norm, relu },
@@ -145,7 +159,7 @@ impl FusedPlanner<'_> {
         if layer.inputs.len() == 2 && !relu { self.apply(layer.output) } else { Ok(()) }
     }
 
-    fn scale_shift(&self, norm: NormId) -> Table {
+    pub(super) fn scale_shift(&self, norm: NormId) -> Table {
         match self.norms[norm] {
             Some(tensors) => Table::Batch(tensors.scale_shift),
             None => Table::Running(norm),
@@ -186,7 +200,7 @@ impl FusedPlanner<'_> {
                 }
                 Ok(load)
             }
-            Form::Normalised { .. } | Form::Unknown => self.unsupported(value, "read"),
+            Form::Normalised { .. } | Form::Unknown | Form::Passed => self.unsupported(value, "read"),
         }
     }
 
@@ -218,7 +232,7 @@ impl FusedPlanner<'_> {
                 Load { tensor: y, scale_shift: Some(self.scale_shift(norm)), join: None }
             }
             Form::Join { .. } => self.join(value, false)?,
-            Form::Normalised { .. } | Form::Unknown => return self.unsupported(value, "store"),
+            Form::Normalised { .. } | Form::Unknown | Form::Passed => return self.unsupported(value, "store"),
         };
         let output = self.base.value_tensor(value);
         self.push(FusedOp::Apply { shape: self.base.shapes[value], input, relu, output });

@@ -8,6 +8,7 @@
 //! | end of a residual block | itself, stored by whoever reads it first | itself |
 //! | end of a non-local block | itself, stored by a pass of its own | itself |
 //! | batch norm of a shortcut | the convolution's raw output | part of the block's end |
+//! | end of a residual block, Gram form | itself, stored by the block's last convolution | itself |
 //!
 //! A convolution can store the end of a block where each of its tiles reads its own positions (unit stride); readers that can
 //! come before those that cannot, and where none can, a pass of its own does it. Parts of a concatenation are stored where
@@ -15,9 +16,13 @@
 
 mod backward;
 mod forward;
+mod gram;
 mod ops;
 
-pub use ops::{FusedOp, GatherPool, Load, LoadGrad, LoadJoin, NormGrad, NormStatistics, PlannedMask, StoreGrad, Table};
+pub use ops::{
+    FusedOp, GatherPool, GramFilter, GramProducts, Load, LoadGrad, LoadJoin, NormGrad, NormStatistics, PlannedMask,
+    Shortcut, StoreGrad, Table,
+};
 
 use super::{Planner, StepOp, TensorId};
 use crate::device::Stream;
@@ -30,6 +35,8 @@ use crate::ops::conv3d::Conv3d;
 enum Form {
     /// No layer has made it yet.
     Unknown,
+    /// Of a convolution whose batch norm has the Gram form: its output is nowhere, and what the norm makes of it is stored.
+    Passed,
     /// It lies in memory.
     Stored(TensorId),
     /// The batch norm of `y`, with a ReLU or without.
@@ -70,6 +77,8 @@ pub(super) struct FusedPlanner<'a> {
     base: Planner<'a>,
     forms: Vec<Form>,
     norms: Vec<Option<NormTensors>>,
+    /// Batch norms in Gram form.
+    grams: Vec<Option<gram::GramNorm>>,
     /// The layers in the order in which they ran.
     done: Vec<Done>,
     is_done: Vec<bool>,
@@ -92,6 +101,7 @@ impl<'a> FusedPlanner<'a> {
             stream,
             forms: vec![Form::Unknown; model.values.len()],
             norms: vec![None; model.norms.len()],
+            grams: vec![None; model.norms.len()],
             done: vec![],
             is_done: vec![false; model.layers.len()],
             norm_of,

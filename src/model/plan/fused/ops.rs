@@ -4,7 +4,8 @@ use crate::device::Stream;
 use crate::model::layers::{NormId, ParamId};
 use crate::model::plan::{Access, OpKind, TensorId};
 use crate::ops::batch_norm::{self, BatchNorm};
-use crate::ops::conv3d::{self, Conv3d, Direction};
+use crate::ops::conv3d::{self, Beside, Conv3d, Direction};
+use crate::ops::gram::{self, Gram};
 use crate::ops::pool3d::{self, Pool3d};
 use crate::shape::{ActivationShape, Part};
 
@@ -71,6 +72,33 @@ pub struct NormStatistics {
     pub stats: TensorId,
     /// Receives `[splits][2][c]`.
     pub scale_shift: TensorId,
+}
+
+/// The shortcut of a residual block as its last convolution adds it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shortcut {
+    /// A stored value, or what the shortcut's convolution stored.
+    pub tensor: TensorId,
+    /// The batch norm of the shortcut.
+    pub scale_shift: Option<TensorId>,
+}
+
+/// Tables between the two passes of a Gram batch norm's gradient.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GramProducts {
+    /// `[splits][c_out][c_in]`: sums of `g x'`.
+    pub products: TensorId,
+    /// `[splits][c_out]`: sums of `g`.
+    pub grad_sums: TensorId,
+}
+
+/// What makes the gradient of the convolution's input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GramFilter {
+    /// `[splits][c_out + c_in][c_in]`.
+    pub back_filter: TensorId,
+    /// `[splits][c_in]`.
+    pub back_shift: TensorId,
 }
 
 /// A gradient on load: a stored tensor, or that of a batch norm, `A g + B y + C`.
@@ -196,6 +224,41 @@ pub enum FusedOp {
         store: StoreGrad,
         grad_input: TensorId,
     },
+    /// `gram::moments`.
+    GramMoments { op: Gram, input: Load, moments: TensorId },
+    /// `gram::statistics`.
+    GramStatistics { op: Gram, filter: ParamId, moments: TensorId, statistics: NormStatistics },
+    /// `conv3d::forward_fused` with `Epilogue::Normalise`, and a ReLU: the end of a block, without the convolution's own output.
+    ConvNormalise {
+        op: Conv3d,
+        filter: ParamId,
+        input: Load,
+        scale_shift: TensorId,
+        shortcut: Shortcut,
+        output: TensorId,
+    },
+    /// `conv3d::grad_filter_of_splits`. `grad_output` is masked.
+    GramProducts { op: Conv3d, input: Load, grad_output: TensorId, to: GramProducts },
+    /// `gram::gradient`.
+    GramGradient {
+        op: Gram,
+        filter: ParamId,
+        norm: NormId,
+        from: GramProducts,
+        moments: TensorId,
+        stats: TensorId,
+        grad_table: TensorId,
+        to: GramFilter,
+    },
+    /// `conv3d::grad_input_beside`.
+    GramGradInput {
+        op: Conv3d,
+        input: Load,
+        grad_output: TensorId,
+        from: GramFilter,
+        store: StoreGrad,
+        grad_input: TensorId,
+    },
     /// `batch_norm::statistics`, of what a convolution with a bias has stored.
     Statistics { input: TensorId, statistics: NormStatistics },
     /// `batch_norm::apply`, for what no convolution takes or stores.
@@ -220,11 +283,16 @@ pub enum FusedOp {
 impl FusedOp {
     pub(in crate::model::plan) fn kind(&self) -> OpKind {
         match self {
-            FusedOp::Conv { .. } => OpKind::ConvForward,
-            FusedOp::ConvGradFilter { .. } => OpKind::ConvGradFilter,
-            FusedOp::ConvGradInput { .. } => OpKind::ConvGradInput,
-            FusedOp::Apply { .. } | FusedOp::Statistics { .. } => OpKind::BatchNormForward,
-            FusedOp::GradSums { .. } | FusedOp::Gradient { .. } => OpKind::BatchNormBackward,
+            FusedOp::Conv { .. } | FusedOp::ConvNormalise { .. } => OpKind::ConvForward,
+            FusedOp::ConvGradFilter { .. } | FusedOp::GramProducts { .. } => OpKind::ConvGradFilter,
+            FusedOp::ConvGradInput { .. } | FusedOp::GramGradInput { .. } => OpKind::ConvGradInput,
+            FusedOp::Apply { .. }
+            | FusedOp::Statistics { .. }
+            | FusedOp::GramMoments { .. }
+            | FusedOp::GramStatistics { .. } => OpKind::BatchNormForward,
+            FusedOp::GradSums { .. } | FusedOp::Gradient { .. } | FusedOp::GramGradient { .. } => {
+                OpKind::BatchNormBackward
+            }
             FusedOp::Pool { .. } => OpKind::PoolForward,
             FusedOp::PoolGradNorm { .. } => OpKind::PoolGradInput,
         }
@@ -234,6 +302,11 @@ impl FusedOp {
         match *self {
             FusedOp::Conv { output, .. } | FusedOp::Apply { output, .. } | FusedOp::Pool { output, .. } => output,
             FusedOp::Statistics { input, .. } => input,
+            FusedOp::ConvNormalise { output, .. } => output,
+            FusedOp::GramMoments { moments, .. } => moments,
+            FusedOp::GramStatistics { ref statistics, .. } => statistics.stats,
+            FusedOp::GramProducts { grad_output, .. } | FusedOp::GramGradInput { grad_output, .. } => grad_output,
+            FusedOp::GramGradient { grad_table, .. } => grad_table,
             FusedOp::ConvGradFilter { ref grad_output, .. } | FusedOp::ConvGradInput { ref grad_output, .. } => {
                 grad_output.norm.map_or(grad_output.g, |(_, y)| y)
             }
@@ -243,13 +316,25 @@ impl FusedOp {
         }
     }
 
-    /// The convolution, its direction and its filter.
+    /// The convolution with a parameter for a filter, and its direction.
     pub(in crate::model::plan) fn convolution(&self) -> Option<(&Conv3d, Direction)> {
         match self {
-            FusedOp::Conv { op, .. } => Some((op, Direction::Forward)),
+            FusedOp::Conv { op, .. } | FusedOp::ConvNormalise { op, .. } => Some((op, Direction::Forward)),
             FusedOp::ConvGradFilter { op, .. } => Some((op, Direction::GradFilter)),
             FusedOp::ConvGradInput { op, .. } => Some((op, Direction::GradInput)),
             _ => None,
+        }
+    }
+
+    /// Multiply-adds of convolutions, and of what a Gram batch norm multiplies beside them.
+    pub(in crate::model::plan) fn macs(&self) -> u64 {
+        match self {
+            FusedOp::GramMoments { op, .. } => op.moments_macs(),
+            FusedOp::GramStatistics { op, .. } => op.table_macs(),
+            FusedOp::GramGradient { op, .. } => 2 * op.table_macs(),
+            FusedOp::GramProducts { op, .. } => op.macs(),
+            FusedOp::GramGradInput { op, .. } => Beside::convolution(op).macs(),
+            _ => self.convolution().map_or(0, |(op, _)| op.macs()),
         }
     }
 
@@ -261,6 +346,11 @@ impl FusedOp {
             }
             FusedOp::Statistics { statistics, .. } => batch_norm::workspace_bytes(stream, &statistics.op),
             FusedOp::PoolGradNorm { op, .. } => pool3d::workspace_bytes(op, splits, part),
+            FusedOp::GramMoments { op, .. } | FusedOp::GramStatistics { op, .. } => gram::workspace_bytes(stream, op),
+            FusedOp::GramProducts { op, .. } => conv3d::workspace_bytes_of_splits(stream, op, splits),
+            FusedOp::GramGradInput { op, .. } => {
+                conv3d::workspace_bytes_fused(stream, &Beside::convolution(op), Direction::GradInput, splits)
+            }
             _ => self
                 .convolution()
                 .map_or(0, |(op, direction)| conv3d::workspace_bytes_fused(stream, op, direction, splits)),
@@ -276,6 +366,34 @@ impl FusedOp {
                     see(Access::Write(stats));
                     see(Access::Write(scale_shift));
                 }
+            }
+            FusedOp::GramMoments { ref input, moments, .. } => {
+                input.visit(see);
+                see(Access::Write(moments));
+            }
+            FusedOp::GramStatistics { moments, statistics: NormStatistics { stats, scale_shift, .. }, .. } => {
+                see(Access::Read(moments));
+                [stats, scale_shift].into_iter().for_each(|t| see(Access::Write(t)));
+            }
+            FusedOp::ConvNormalise { ref input, scale_shift, shortcut, output, .. } => {
+                input.visit(see);
+                let tables = [Some(scale_shift), shortcut.scale_shift];
+                tables.into_iter().flatten().chain([shortcut.tensor]).for_each(|t| see(Access::Read(t)));
+                see(Access::Write(output));
+            }
+            FusedOp::GramProducts { ref input, grad_output, to, .. } => {
+                input.visit(see);
+                see(Access::Read(grad_output));
+                [to.products, to.grad_sums].into_iter().for_each(|t| see(Access::Write(t)));
+            }
+            FusedOp::GramGradient { from, moments, stats, grad_table, to, .. } => {
+                [from.products, from.grad_sums, moments, stats].into_iter().for_each(|t| see(Access::Read(t)));
+                [grad_table, to.back_filter, to.back_shift].into_iter().for_each(|t| see(Access::Write(t)));
+            }
+            FusedOp::GramGradInput { ref input, grad_output, from, ref store, grad_input, .. } => {
+                input.visit(see);
+                [grad_output, from.back_filter, from.back_shift].into_iter().for_each(|t| see(Access::Read(t)));
+                store.visit(grad_input, see);
             }
             FusedOp::ConvGradFilter { ref input, ref grad_output, pool, .. } => {
                 input.visit(see);
