@@ -1,7 +1,7 @@
 //! NaN in all memory that an op may not read changes no bit of a step: no op reads what another's storage left, none reads more than
 //! was written, none writes over what is still needed, and scratch memory is scratch.
 
-use half::bf16;
+use half::{bf16, f16};
 use vcycle::device::{DType, Device};
 use vcycle::model::plan::{Access, Place, StepOp, assign_offsets};
 use vcycle::model::{Arch, GramUse, Lowering, Mode, Model, ModelConfig, Network, Plan};
@@ -35,8 +35,17 @@ fn configs() -> [ModelConfig; 4] {
     ]
 }
 
-fn network(device: &Device, config: &ModelConfig) -> Network {
-    Network::new(device, Model::new(config).expect("model"), 5).expect("network")
+fn network(device: &Device, config: &ModelConfig, storage: DType) -> Network {
+    Network::with_storage(device, Model::new(config).expect("model"), 5, storage).expect("network")
+}
+
+/// By little enough that the gradients of noise fit f16.
+fn scale_loss(network: &mut Network) {
+    let mut optimizer = network.optimizer_state().expect("state");
+    if let Some(scale) = &mut optimizer.loss_scale {
+        scale.scale = 64.0;
+        network.load_optimizer_state(&optimizer).expect("load");
+    }
 }
 
 fn write_inputs(network: &Network, mode: Mode) {
@@ -44,6 +53,7 @@ fn write_inputs(network: &Network, mode: Mode) {
         let values = fill::f32(&format!("x{i}"), input.tensor.shape().num_elements(), 1.0, 0.0);
         match input.tensor.memory().dtype() {
             DType::F32 => input.tensor.memory().write(&values),
+            DType::F16 => input.tensor.memory().write(&values.into_iter().map(f16::from_f32).collect::<Vec<_>>()),
             _ => input.tensor.memory().write(&values.into_iter().map(bf16::from_f32).collect::<Vec<_>>()),
         }
         .expect("write");
@@ -71,17 +81,20 @@ fn results(network: &mut Network, evaluates: bool) -> vcycle::Result<Vec<(String
 #[test]
 fn memory_that_nothing_needs_may_hold_anything() {
     for device in executors::all() {
-        for config in configs() {
+        // Both forms of batch norm.
+        let f16 = configs().into_iter().take(2).map(|config| (config, DType::F16)).filter(|_| device != Device::Cpu);
+        for (config, storage) in configs().map(|config| (config, DType::Bf16)).into_iter().chain(f16) {
             let run = |is_poisoned: bool| {
-                let mut network = network(&device, &config);
+                let mut network = network(&device, &config, storage);
                 network.prepare(&[SHAPE], &[SHAPE]).expect("prepare");
+                scale_loss(&mut network);
                 network.poison_dead_memory(is_poisoned);
                 results(&mut network, true).expect("step")
             };
             for (clean, poisoned) in run(false).iter().zip(&run(true)) {
                 let values: Vec<f32> = clean.1.iter().map(|&bits| f32::from_bits(bits)).collect();
-                assert!(values.iter().all(|v| v.is_finite()), "{device} {:?}: {}", config.arch, clean.0);
-                assert!(clean == poisoned, "{device} {:?}: {} has other bits", config.arch, clean.0);
+                assert!(values.iter().all(|v| v.is_finite()), "{device} {storage:?} {:?}: {}", config.arch, clean.0);
+                assert!(clean == poisoned, "{device} {storage:?} {:?}: {} has other bits", config.arch, clean.0);
             }
         }
     }
@@ -113,7 +126,7 @@ fn is_read_last(plan: &Plan, storage: usize) -> bool {
 #[test]
 fn a_lifetime_that_ends_one_op_early_is_seen() {
     for config in configs() {
-        let mut network = network(&Device::Cpu, &config);
+        let mut network = network(&Device::Cpu, &config, DType::Bf16);
         let (stream, state) = (Device::Cpu.stream().expect("stream"), network.state_dict().expect("state"));
         let plan = Plan::with_lowering(&stream, network.model(), SHAPE, Mode::Train, 3, Lowering::Plain).expect("plan");
         let mut run = |plan: &Plan| {
