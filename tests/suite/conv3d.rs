@@ -2,6 +2,7 @@
 //! native form and the reference, `kernels` the plain kernels, `fused` and `fused_grad` prologues and epilogues,
 //! `grad_filter` and `grad_filter_pool` the filter's gradient, `wgmma` the kernels of compute capability 9.0.
 
+mod backward;
 mod fused;
 mod fused_grad;
 mod grad_filter;

@@ -43,6 +43,18 @@ impl<'a> Memory<'a> {
         self.write_singly(slice)
     }
 
+    pub(super) fn reads(&self) -> &[&'a Slice] {
+        &self.reads
+    }
+
+    pub(super) fn writes(&self) -> &[&'a Slice] {
+        &self.writes
+    }
+
+    pub(super) fn is_misaligned(&self) -> bool {
+        self.is_misaligned
+    }
+
     /// Read element by element.
     pub(super) fn read_singly(&mut self, slice: &'a Slice) -> u64 {
         self.reads.push(slice);

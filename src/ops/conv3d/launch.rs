@@ -24,7 +24,7 @@ pub(super) fn checker(op: &'static str, conv: &Conv3d, tensor: &Tensor) -> Resul
 }
 
 /// The one number of splits of a call: what is said twice must agree, and the clips at hand must not fill more.
-fn common_splits(name: &'static str, op: &Conv3d, said: [Option<usize>; 2]) -> Result<usize> {
+pub(super) fn common_splits(name: &'static str, op: &Conv3d, said: [Option<usize>; 2]) -> Result<usize> {
     if let [Some(a), Some(b)] = said
         && a != b
     {

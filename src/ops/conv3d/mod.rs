@@ -4,6 +4,7 @@
 //! input everything is zero. Sums are f32, in an order that does not depend on the number of threads.
 
 mod autotune;
+mod backward;
 mod check;
 pub(super) mod cpu;
 mod fused;
@@ -142,6 +143,17 @@ pub fn prefers_stored_grad(stream: &Stream, op: &Conv3d, splits: usize, has_prol
 /// [`GradPool`]. Gradients need pitches of a multiple of 8 channels then.
 pub fn gathers_through(op: &Conv3d, pool: &Pool3d) -> bool {
     grad_filter::gathers_through(op, pool)
+}
+
+/// Whether [`backward_fused`] has a kernel for both gradients of `op`, in `splits` blocks of clips, on the device of `stream`: for
+/// pointwise convolutions that memory limits.
+pub fn backward_fits(stream: &Stream, op: &Conv3d, splits: usize) -> bool {
+    backward::fits(stream, op, splits)
+}
+
+/// Bytes of scratch memory for [`backward_fused`], as [`workspace_bytes_fused`] for the others; 0 where it has no kernel.
+pub fn backward_workspace_bytes(stream: &Stream, op: &Conv3d, splits: usize) -> usize {
+    backward::workspace_bytes(stream.device(), op, splits)
 }
 
 /// `output = conv(input, filter) + bias`. `bias` holds `c_out` elements, `workspace` is f32 or u8 memory of at least
@@ -359,4 +371,34 @@ pub fn grad_filter_fused(
             Ok(())
         },
     )
+}
+
+/// [`grad_filter_fused`] and [`grad_input_fused`] from one reading of what both need: `from`'s gradient, and its input, which serves the
+/// ReLU's mask and the sums of the batch norm before it too. `grad_input` has the bits of the kernels on mma.sync, `grad_filter` is summed
+/// in an order of its own. Where [`backward_fits`] says so, and not on the CPU.
+///
+/// # Errors
+/// As [`forward`]; [`Error::Unsupported`] where the mask is not that of the input, for a join or a pool on load, a gradient that is to be
+/// stored, and addresses or pitches that are no whole vectors.
+#[allow(clippy::too_many_arguments)]
+pub fn backward_fused(
+    stream: &Stream,
+    op: &Conv3d,
+    from: &GradFilterSources<'_>,
+    filter: &Slice,
+    epilogue: &GradEpilogue<'_>,
+    grad_input: &Tensor,
+    grad_filter: &Slice,
+    workspace: &Slice,
+) -> Result<()> {
+    const OP: &str = "conv3d backward";
+    check::sizes(op)?;
+    check::has_kernels(OP, stream)?;
+    grad_filter::check_sources(op, from)?;
+    let checker = launch::checker(OP, op, from.input)?;
+    checker.tensor("grad_input", grad_input, op.input)?;
+    checker.slice("filter", filter, checker.dtype, op.filter_len())?;
+    check::vector(OP, "grad_filter", grad_filter, op.filter_len())?;
+    checker.grad_epilogue(epilogue, op.input)?;
+    backward::run(stream, op, from, filter, epilogue, grad_input, grad_filter, workspace)
 }

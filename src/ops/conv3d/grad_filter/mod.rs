@@ -72,7 +72,7 @@ pub fn with_grad_filter_limits<O>(limits: Limits, work: impl FnOnce() -> O) -> O
 
 /// The emulator is taken to have few SMs, so that small tests have parts of several tiles. Without kernels plans are made to look at:
 /// those of an H100.
-fn limits(device: &Device) -> Limits {
+pub(super) fn limits(device: &Device) -> Limits {
     FORCED.get().unwrap_or_else(|| match device {
         Device::Cuda(cuda) => Limits::of(cuda.gpu().num_sms, cuda.gpu().max_shared_bytes),
         Device::Simt => Limits::of(3, 99 << 10),
