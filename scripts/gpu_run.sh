@@ -117,7 +117,7 @@ stage_sanitizer() {
 
 # shellcheck disable=SC2046 # one word an op
 stage_bench() { bench $(grep -vx conv3d ops); }
-stage_bench_conv3d() { bench conv3d conv3d_grad_filter; }
+stage_bench_conv3d() { bench conv3d conv3d_backward conv3d_grad_filter; }
 bench() {
   need_gpu
   local op failed=""

@@ -6,6 +6,7 @@ mod attention;
 mod batch_norm;
 mod cases;
 mod conv3d;
+mod conv3d_backward;
 mod conv3d_grad_filter;
 mod device;
 mod dropout;
@@ -31,6 +32,7 @@ benches! {
     attention::bench,
     batch_norm::bench,
     conv3d::bench,
+    conv3d_backward::bench,
     conv3d_grad_filter::bench,
     dropout::bench,
     gram::bench,

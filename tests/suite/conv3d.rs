@@ -3,6 +3,7 @@
 //! `grad_filter` and `grad_filter_pool` the filter's gradient, `wgmma` the kernels of compute capability 9.0.
 
 mod backward;
+mod backward_refused;
 mod fused;
 mod fused_grad;
 mod grad_filter;

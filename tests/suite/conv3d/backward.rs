@@ -1,6 +1,6 @@
 //! Both gradients of a convolution by one kernel.
 
-use vcycle::device::{DType, Device, Slice, Tensor, launch};
+use vcycle::device::{Device, Slice};
 use vcycle::ops::conv3d::reference::{self, Rounding};
 use vcycle::ops::conv3d::{
     self, Conv3d, Direction, GradEpilogue, GradFilterLimits, GradFilterSources, GradNorm, GradTable, Mask, Method,

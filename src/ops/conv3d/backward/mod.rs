@@ -196,7 +196,8 @@ fn check_vectors(p: &Params, memory: &Memory<'_>) -> Result<()> {
     let pitches =
         [p.g_pitch, p.y_pitch, p.x_pitch, p.add_pitch, p.grad_input_pitch, p.norms[0].y_pitch, p.norms[1].y_pitch];
     if memory.is_misaligned() || !p.add.is_multiple_of(16) || pitches.iter().any(|pitch| pitch % 8 != 0) {
-        let message = "addresses must be multiples of 16 bytes and pitches of 8 channels; call one gradient after the other";
+        let message =
+            "addresses must be multiples of 16 bytes and pitches of 8 channels; call one gradient after the other";
         return Err(Error::unsupported(OP, message));
     }
     Ok(())
