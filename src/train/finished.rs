@@ -6,10 +6,11 @@ use super::step::StepResult;
 use super::{Progress, StepReport, Trainer, stats};
 use crate::clip::HostBatch;
 use crate::error::{Error, Result};
+use crate::model::network::FIRST_LOSS_SCALE;
 use crate::shape::StepShape;
 
-/// So many steps in a row without a finite loss end the run: the parameters themselves are no longer finite, or the
-/// learning rate is far too high.
+/// So many steps in a row without a finite loss or gradient end the run: the learning rate is far too high, or f16 cannot
+/// hold what is computed, whatever the loss scale.
 const MAX_SKIPPED_IN_A_ROW: u64 = 10;
 
 /// A step that the device works on, and what will be said about it.
@@ -128,8 +129,9 @@ impl Trainer {
             return Ok(());
         }
         Err(Error::Diverged(format!(
-            "the loss or a gradient was not finite in {MAX_SKIPPED_IN_A_ROW} steps in a row, up to iteration {iteration}: lower \
-             SOLVER.BASE_LR or lengthen SOLVER.WARMUP_EPOCHS; the clips are named in {}",
+            "the loss or a gradient was not finite in {MAX_SKIPPED_IN_A_ROW} steps in a row, up to iteration {iteration}: {}; the clips are \
+             named in {}",
+            advice(result.loss_scale),
             self.output.log().display()
         )))
     }
@@ -138,5 +140,18 @@ impl Trainer {
         let state = &self.state;
         let has_hits = state.epoch_clips > 0 && !self.train.source().is_multi_label();
         has_hits.then(|| 100.0 * state.epoch_hits as f64 / state.epoch_clips as f64)
+    }
+}
+
+/// What to do about steps that stay non-finite; `loss_scale` is what it has come to, where there is one. A bad step of which the
+/// gradients were at fault halved it, so that a learning rate is to blame only where f32's range does not help.
+fn advice(loss_scale: Option<f32>) -> String {
+    let rate = "lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_EPOCHS";
+    match loss_scale {
+        None => rate.into(),
+        Some(scale) => format!(
+            "the loss scale stands at {scale} (it begins at {FIRST_LOSS_SCALE} and halves with every overflow of a gradient): f16 ends at \
+             65504, so begin anew with VCYCLE.PRECISION bf16, which has the range of f32 and needs no scale; if that diverges too, {rate}"
+        ),
     }
 }

@@ -53,6 +53,8 @@ pub(crate) struct StepResult {
     pub loss: Option<f64>,
     /// l2 norm of the gradient before clipping, where the step had an effect.
     pub grad_norm: Option<f64>,
+    /// What the loss of the next step is multiplied with, where gradients are f16.
+    pub loss_scale: Option<f32>,
     /// Clips whose label has the largest logit, and is among the five largest; `None` where they have several labels.
     pub hits: Option<[usize; 2]>,
     /// From the end of the step before to its own.
@@ -142,6 +144,7 @@ impl Road {
         Ok(StepResult {
             loss: is_taken.then_some(mean),
             grad_norm: is_taken.then_some(f64::from(results.state.grad_norm)),
+            loss_scale: self.network.scales_loss().then_some(results.state.loss_scale),
             hits,
             seconds,
             busy_s,

@@ -65,7 +65,10 @@ fn profile_command_prints_a_table_and_writes_json_and_a_picture() {
     {
         assert!(table.contains(part), "{part}: {table}");
     }
-    assert!(said.contains("is no shape of the schedule") && said.contains("NVTX"), "{said}");
+    assert!(
+        said.contains("precision: f32") && said.contains("is no shape of the schedule") && said.contains("NVTX"),
+        "{said}"
+    );
     let written = std::fs::read_to_string(out.join("profile.json")).expect("profile.json");
     let object: Value = serde_json::from_str(&written).expect("JSON");
     let steps = object["steps"].as_array().expect("steps");

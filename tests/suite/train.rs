@@ -343,7 +343,7 @@ fn a_loss_that_stays_non_finite_ends_the_run() {
     let config = config("", &["DATA.MEAN", "[3e38, 3e38, 3e38]", "DATA.STD", "[1e-3, 1e-3, 1e-3]"]);
     let mut watch = Watch::nothing();
     let error = run(&config, folder.path(), Start::New, &mut watch).unwrap_err().to_string();
-    assert!(error.contains("not finite in 10 steps in a row, up to iteration 10"), "{error}");
+    assert!(error.contains("not finite in 10 steps in a row, up to iteration 10: lower SOLVER.BASE_LR"), "{error}");
     let lines = log::read(&folder.path().join("log.jsonl")).unwrap();
     let steps = lines.iter().filter(|l| matches!(l, Line::Iteration(s) if s.skipped && s.loss.is_none())).count();
     let named = lines.iter().filter(|l| matches!(l, Line::Skipped { clips, .. } if clips.len() == 4)).count();

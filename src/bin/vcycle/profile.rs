@@ -63,6 +63,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let peaks = peaks_asked(&arguments)?;
     let Place { device, chosen, folder, .. } = arguments.run.place(&config)?;
     out::stderr(&chosen);
+    let precision = setup::describe_precision(&config, &device);
+    out::stderr(&precision);
     if std::env::var_os("VCYCLE_NVTX").is_none() && !nvtx::enable() {
         out::stderr("no NVTX ranges: libnvToolsExt.so cannot be loaded");
     }
@@ -92,7 +94,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         steps.push(step);
     }
     let object = json!({
-        "device": chosen, "peak_flops_per_s": peaks.flops_per_s, "peak_bytes_per_s": peaks.bytes_per_s, "peaks": peaks.source,
+        "device": chosen, "precision": precision, "peak_flops_per_s": peaks.flops_per_s, "peak_bytes_per_s": peaks.bytes_per_s, "peaks": peaks.source,
         "steps": steps.iter().map(|step| step.to_json(&peaks)).collect::<Vec<_>>(),
     });
     let folder = arguments.out.unwrap_or_else(|| folder.join("profile"));

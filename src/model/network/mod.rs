@@ -65,6 +65,7 @@ use graphs::Work;
 use kernel_arrays::KernelArrays;
 use prepare::PreparedStep;
 use train_step::Pending;
+pub(crate) use update::FIRST_LOSS_SCALE;
 use update::{Update, first_state};
 
 /// The input of one pathway of a step: where `resample` writes.

@@ -10,7 +10,7 @@ use crate::optimizer::{SgdConfig, param_ranges};
 use crate::shape::StepShape;
 
 /// As torch.amp.GradScaler begins.
-const FIRST_LOSS_SCALE: f32 = 65536.0;
+pub(crate) const FIRST_LOSS_SCALE: f32 = 65536.0;
 
 /// What updates with one configuration need.
 pub(super) struct Update {
@@ -95,7 +95,7 @@ impl Network {
     }
 
     /// Whether gradients would vanish without a factor.
-    pub(super) fn scales_loss(&self) -> bool {
+    pub(crate) fn scales_loss(&self) -> bool {
         self.lowering == Lowering::Fused(DType::F16)
     }
 

@@ -4,6 +4,7 @@ use half::bf16;
 use vcycle::Error;
 use vcycle::device::{CudaDevice, DType, Device, Gpu};
 use vcycle::labels::Labels;
+use vcycle::model::network::PreciseStatistics;
 use vcycle::model::plan::{Memory, splits_at_once};
 use vcycle::model::{
     Arch, Loss, Mode, Model, ModelConfig, NamedArray, Network, Plan, StepInputs, StepResults, StepTargets,
@@ -48,19 +49,23 @@ fn memory(network: &Network) -> usize {
     Memory::of(network.model(), &network.plans().collect::<Vec<_>>()).total()
 }
 
+fn write_inputs(network: &Network, shape: StepShape, step: u64) {
+    for (i, input) in network.inputs(Mode::Train, shape).expect("inputs").iter().enumerate() {
+        assert_eq!(input.tensor.shape().n, shape.clips);
+        let values = fill::f32(&format!("x{step} {i}"), input.tensor.shape().num_elements(), 1.0, 0.0);
+        match input.tensor.memory().dtype() {
+            DType::F32 => input.tensor.memory().write(&values),
+            _ => input.tensor.memory().write(&values.into_iter().map(bf16::from_f32).collect::<Vec<_>>()),
+        }
+        .expect("write");
+    }
+}
+
 /// Two steps, of which the second is a graph where there are graphs: what they did, and all that they leave.
 fn run(network: &mut Network, shape: StepShape) -> (Vec<StepResults>, Vec<NamedArray>) {
     let mut results = vec![];
     for step in 0..2u64 {
-        for (i, input) in network.inputs(Mode::Train, shape).expect("inputs").iter().enumerate() {
-            assert_eq!(input.tensor.shape().n, shape.clips);
-            let values = fill::f32(&format!("x{step} {i}"), input.tensor.shape().num_elements(), 1.0, 0.0);
-            match input.tensor.memory().dtype() {
-                DType::F32 => input.tensor.memory().write(&values),
-                _ => input.tensor.memory().write(&values.into_iter().map(bf16::from_f32).collect::<Vec<_>>()),
-            }
-            .expect("write");
-        }
+        write_inputs(network, shape, step);
         let label = |clip| (clip * 3 + step as u32) % CLASSES as u32;
         let labels = Labels::Classes((0..shape.clips as u32).map(label).collect());
         let inputs = StepInputs { targets: StepTargets::Labels(&labels), step_idx: step, lr: 0.05 };
@@ -97,6 +102,33 @@ fn micro_batches_have_the_bits_of_the_whole_step() {
                 assert!(differs.is_none(), "{case}: {}", differs.map_or("", |(a, _)| &a.name));
                 assert!(cut.are_statistics_finite(shape).expect("statistics"));
             }
+        }
+    }
+}
+
+/// The sums are over what every split of the whole batch left, whichever micro-batch it was in.
+#[test]
+fn precise_statistics_have_the_bits_of_the_whole_batch() {
+    for device in [Device::Cpu] {
+        for (config, shape) in [(slowfast(), EVEN), (non_local(), RAGGED)] {
+            let run = |network: &mut Network| {
+                let mut precise = PreciseStatistics::new(network).expect("sums");
+                for batch in 0..2 {
+                    write_inputs(network, shape, batch);
+                    network.forward_train(shape, vec![0; shape.clips], 0).expect("forward");
+                    precise.add(network, shape).expect("add");
+                }
+                precise.apply(network).expect("apply");
+                network.state_dict().expect("state")
+            };
+            let mut whole = network(&device, &config, shape, None).expect("whole");
+            let before = whole.state_dict().expect("state");
+            let mut cut = network(&device, &config, shape, Some(memory(&whole) - 1)).expect("cut");
+            assert!(cut.plans().count() > 1, "{device}: {shape}");
+            let (got, want) = (run(&mut cut), run(&mut whole));
+            assert!(want != before, "{device}: {shape}: the statistics moved");
+            let differs = got.iter().zip(&want).find(|(got, want)| got != want);
+            assert!(differs.is_none(), "{device}: {shape}: {}", differs.map_or("", |(a, _)| &a.name));
         }
     }
 }
