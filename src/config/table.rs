@@ -341,6 +341,8 @@ section! {
         /// Batch norms of expanding 1x1x1 convolutions, on executors with kernels: from moments of the convolution's input, its output stored
         /// nowhere (docs/gram_batch_norm.md).
         gram_batch_norm: GramBatchNorm = GramBatchNorm::Auto;
+        /// Both gradients of a 1x1x1 convolution by one kernel where memory limits them, on executors with kernels.
+        fused_conv_backward: bool = true;
         /// Decoded clips that are kept in memory, GiB for training and as much for validation; the rest is decoded each time.
         cache_gib: f64 = 1.0;
         /// Share of the device's memory (of the machine's, on the CPU) that a network may take. A training step that would need more runs in

@@ -153,6 +153,8 @@ pub struct ModelConfig {
     pub frozen_bn: bool,
     /// VCYCLE.GRAM_BATCH_NORM.
     pub gram: GramUse,
+    /// VCYCLE.FUSED_CONV_BACKWARD.
+    pub fused_conv_backward: bool,
     /// MODEL.FC_INIT_STD.
     pub fc_init_std: f32,
     /// MODEL.DROPOUT_RATE, before the projection.
@@ -204,6 +206,7 @@ impl ModelConfig {
             zero_init_final_conv: false,
             frozen_bn: false,
             gram: GramUse::Auto,
+            fused_conv_backward: true,
             fc_init_std: 0.01,
             dropout_rate: 0.5,
             num_classes,

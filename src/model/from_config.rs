@@ -44,6 +44,7 @@ impl ModelConfig {
                 config::GramBatchNorm::Always => GramUse::Always,
                 config::GramBatchNorm::Never => GramUse::Never,
             },
+            fused_conv_backward: config.vcycle.fused_conv_backward,
             fc_init_std: model.fc_init_std as f32,
             dropout_rate: model.dropout_rate as f32,
             num_classes: model.num_classes,

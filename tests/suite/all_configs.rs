@@ -37,7 +37,7 @@ fn plan(path: &Path) -> vcycle::Result<Planned> {
         if mode == Mode::Train && (i == 0 || grids[i + 1].0 == Mode::Eval) {
             let fused = form(Lowering::Fused(DType::Bf16), 4)?;
             let mut standard = model.clone();
-            standard.config.gram = GramUse::Never;
+            (standard.config.gram, standard.config.fused_conv_backward) = (GramUse::Never, false);
             let standard = Plan::with_lowering(&stream, &standard, shape, mode, 4, fused.lowering)?;
             assert_eq!(standard.forward_macs, plain.forward_macs, "{}: {shape}", path.display());
             // What the Gram form multiplies more it saves in bytes.

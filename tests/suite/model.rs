@@ -1,5 +1,6 @@
 //! Models, plans and networks: golden forward and backward passes, golden training traces, plans and state.
 
+mod fewer_bytes;
 mod fused_plan;
 mod fused_step;
 mod golden_models;

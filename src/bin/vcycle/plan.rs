@@ -29,7 +29,7 @@ pub struct RunPlan {
 /// The plans of a step's micro-batches, mostly one, and how often a step starts each kernel; for the CPU how many ops there are of each kind.
 struct ShapePlan {
     plans: Vec<Plan>,
-    /// Bytes that the whole step would move with every batch norm in the standard form.
+    /// Bytes that the whole step would move with every batch norm in the standard form and each gradient by itself.
     standard_bytes: u64,
     variants: BTreeMap<String, usize>,
 }
@@ -98,7 +98,7 @@ fn by_shape(
     variants: impl Fn(&[Plan]) -> Result<BTreeMap<String, usize>>,
 ) -> Result<Vec<ShapePlan>> {
     let mut standard = model.clone();
-    standard.config.gram = GramUse::Never;
+    (standard.config.gram, standard.config.fused_conv_backward) = (GramUse::Never, false);
     let (channels, steps) = (model.values[0].c, plans.chunk_by(|a, b| (a.mode, a.shape) == (b.mode, b.shape)));
     let of_step = |plans: &[Plan]| {
         let Plan { shape, mode, lowering, .. } = plans[0];

@@ -69,6 +69,7 @@ impl<'a> Run<'a> {
                 let g = &x[grad_output.g];
                 conv3d::grad_input_fused(s, op, g, table.as_ref(), filter, &epilogue, to, workspace)
             }
+            FusedOp::ConvBackward { .. } => self.conv_backward(op),
             FusedOp::GramMoments { .. }
             | FusedOp::GramStatistics { .. }
             | FusedOp::ConvNormalise { .. }
@@ -99,6 +100,24 @@ impl<'a> Run<'a> {
                 pool3d::grad_norm(s, op, &x[grad_output], indices, &before, to, workspace)
             }
         }
+    }
+
+    fn conv_backward(&self, op: &FusedOp) -> Result<()> {
+        let FusedOp::ConvBackward { ref op, filter, ref input, ref grad_output, ref store, grad_input } = *op else {
+            return Err(Error::unsupported("network", format!("{op:?} as both gradients of a convolution")));
+        };
+        let (s, x, workspace) = (&self.network.stream, &self.step.tensors, &self.network.workspace);
+        let (norms, to) = (self.grad_norms(store), &x[grad_input]);
+        let from = GradFilterSources {
+            input: &x[input.tensor],
+            prologue: self.prologue(input),
+            grad_output: &x[grad_output.g],
+            grad_table: self.grad_table(grad_output, None),
+            pool: None,
+        };
+        let (copy, grad) = (&self.kernel.copy[filter], &self.network.arrays.grad[filter]);
+        let epilogue = self.grad_epilogue(store, &norms, to);
+        conv3d::backward_fused(s, op, &from, copy, &epilogue, to, grad, workspace)
     }
 
     pub(super) fn grad_norms(&self, store: &StoreGrad) -> Vec<GradNorm<'a>> {

@@ -59,6 +59,7 @@ impl Plan {
         match op {
             StepOp::Fused(
                 FusedOp::ConvGradFilter { .. }
+                | FusedOp::ConvBackward { .. }
                 | FusedOp::GramMoments { .. }
                 | FusedOp::GramProducts { .. }
                 | FusedOp::GramGradient { .. },
@@ -114,6 +115,9 @@ impl Plan {
             StepOp::ConvGradInput { op, .. } => of_conv(op, Direction::GradInput),
             StepOp::Fused(FusedOp::GramStatistics { op, .. }) => (op.c_in * op.norm.shape.c) as u64 * element_bytes,
             StepOp::Fused(FusedOp::GramGradient { op, .. }) => (op.c_in * op.norm.shape.c) as u64 * (element_bytes + 4),
+            StepOp::Fused(FusedOp::ConvBackward { op, .. }) => {
+                of_conv(op, Direction::GradFilter) + of_conv(op, Direction::GradInput)
+            }
             StepOp::Fused(op) => op.convolution().map_or(0, |(op, direction)| of_conv(op, direction)),
             &StepOp::Linear { input, output, .. } => self.projection_len(input, output) * element_bytes,
             &StepOp::LinearBackward { input, grad_output, .. } => {

@@ -349,6 +349,14 @@ impl<'a> Planner<'a> {
         self.tensor(name, shape, dtype, Place::Arena { storage, offset_c: 0, pitch_c: shape.c })
     }
 
+    /// Whether the positions of `tensor` begin, and follow each other, in chunks of 8 channels.
+    fn has_chunks(&self, tensor: TensorId) -> bool {
+        match self.plan.tensors[tensor].place {
+            Place::Arena { offset_c, pitch_c, .. } => offset_c.is_multiple_of(8) && pitch_c.is_multiple_of(8),
+            Place::Input(_) => false,
+        }
+    }
+
     /// A tensor whose positions are taken as those of `shape`, of which there are as many.
     fn viewed(&mut self, tensor: TensorId, shape: ActivationShape) -> TensorId {
         let PlannedTensor { ref name, shape: now, .. } = self.plan.tensors[tensor];

@@ -105,6 +105,7 @@ pub enum OpKind {
     ConvForward,
     ConvGradFilter,
     ConvGradInput,
+    ConvBackward,
     BatchNormForward,
     BatchNormBackward,
     PoolForward,

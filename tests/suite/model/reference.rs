@@ -298,6 +298,13 @@ impl<'a> Reference<'a> {
                 self.store_masked(&dx, add.as_deref(), store.mask, grad_input);
                 store.norms.iter().for_each(|norm| self.sums(&self.read(grad_input), norm));
             }
+            FusedOp::ConvBackward { ref op, filter, input, grad_output, ref store, grad_input } => {
+                let of_filter = FusedOp::ConvGradFilter { op: *op, filter, bias: None, input, grad_output, pool: None };
+                let store = store.clone();
+                let of_input =
+                    FusedOp::ConvGradInput { op: *op, filter, grad_output, store_dy: None, store, grad_input };
+                [of_filter, of_input].iter().for_each(|op| self.fused(op));
+            }
             FusedOp::Apply { ref input, relu, output, .. } => {
                 let y = if relu { self.load(input, false) } else { self.sum(input) };
                 self.write(output, &y, exact);

@@ -4,12 +4,12 @@
 //! the sums of the batch norms before it. The end of a block hands its masked gradient on to the shortcut, in the same memory.
 //!
 //! The gradient behind a batch norm is formed on load, by grad_input and by grad_filter; where the latter would do so several times,
-//! grad_input stores it. A stem gathers its own through the max pool behind it: it is in memory nowhere.
+//! grad_input stores it. Where memory limits a pointwise convolution one kernel makes both gradients. A stem gathers its own through the max pool behind it: it is in memory nowhere.
 
-use super::{Done, Form, FusedOp, FusedPlanner, GatherPool, Load, LoadGrad, NormGrad, PlannedMask, StoreGrad};
+use super::{Done, Form, FusedOp, FusedPlanner, GatherPool, Load, LoadGrad, NormGrad, PlannedMask, StoreGrad, Table};
 use crate::error::Result;
-use crate::model::layers::{Layer, LayerOp, NormId, ValueId};
-use crate::model::plan::{Place, StepOp, TensorId};
+use crate::model::layers::{Layer, LayerOp, NormId, ParamId, ValueId};
+use crate::model::plan::{StepOp, TensorId};
 use crate::ops::conv3d::{self, Conv3d};
 use crate::ops::pool3d::Pool3d;
 use crate::shape::ActivationShape;
@@ -32,22 +32,8 @@ impl FusedPlanner<'_> {
                 self.gram_backward(layer, filter, input)?;
             }
             LayerOp::Conv { filter, bias, .. } => {
-                let (op, grad_output) = (self.base.conv_op(layer), self.grad_of_convolution(y)?);
                 let input = done.load.unwrap_or(Load::stored(self.base.plan.values[x]));
-                let has_grad_input = x >= self.base.model.num_pathways();
-                let store_dy = has_grad_input.then(|| self.stored_grad(&op, &input, &grad_output)).flatten();
-                if store_dy.is_none() {
-                    let pool = self.norm_of(y).and_then(|norm| self.norms[norm]?.pool).map(|(pool, _)| pool);
-                    self.push_back(FusedOp::ConvGradFilter { op, filter, bias, input, grad_output, pool });
-                }
-                if has_grad_input {
-                    let (grad_input, store) = self.grad_to_write(x)?;
-                    self.push_back(FusedOp::ConvGradInput { op, filter, grad_output, store_dy, store, grad_input });
-                }
-                if let Some(g) = store_dy {
-                    let grad_output = LoadGrad { g, norm: None };
-                    self.push_back(FusedOp::ConvGradFilter { op, filter, bias, input, grad_output, pool: None });
-                }
+                self.conv_backward(layer, filter, bias, input)?;
             }
             LayerOp::BatchNorm { .. } => {
                 if let Some(&residual) = layer.inputs.get(1) {
@@ -77,6 +63,47 @@ impl FusedPlanner<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Both gradients of convolution `layer`, by one kernel where there is one.
+    fn conv_backward(&mut self, layer: &Layer, filter: ParamId, bias: Option<ParamId>, input: Load) -> Result<()> {
+        let (x, y) = (layer.inputs[0], layer.output);
+        let (op, grad_output) = (self.base.conv_op(layer), self.grad_of_convolution(y)?);
+        if x < self.base.model.num_pathways() {
+            let pool = self.norm_of(y).and_then(|norm| self.norms[norm]?.pool).map(|(pool, _)| pool);
+            self.push_back(FusedOp::ConvGradFilter { op, filter, bias, input, grad_output, pool });
+            return Ok(());
+        }
+        let (grad_input, store) = self.grad_to_write(x)?;
+        if bias.is_none() && self.is_at_once(&op) && self.reads_once(&input, &grad_output, &store, grad_input) {
+            self.push_back(FusedOp::ConvBackward { op, filter, input, grad_output, store, grad_input });
+            return Ok(());
+        }
+        let store_dy = self.stored_grad(&op, &input, &grad_output);
+        let of_input = FusedOp::ConvGradInput { op, filter, grad_output, store_dy, store, grad_input };
+        let grad_output = store_dy.map_or(grad_output, |g| LoadGrad { g, norm: None });
+        let of_filter = FusedOp::ConvGradFilter { op, filter, bias, input, grad_output, pool: None };
+        // Whoever stores the gradient comes first.
+        let ops = if store_dy.is_some() { [of_input, of_filter] } else { [of_filter, of_input] };
+        ops.into_iter().for_each(|op| self.push_back(op));
+        Ok(())
+    }
+
+    /// Whether both gradients of `op` come from one kernel, as far as that is known without its operands.
+    pub(super) fn is_at_once(&self, op: &Conv3d) -> bool {
+        self.base.model.config.fused_conv_backward && conv3d::backward_fits(self.stream, op, self.base.plan.splits())
+    }
+
+    /// Whether the one kernel takes these operands: the mask is the input's own, and all rows come in chunks of 8 channels.
+    fn reads_once(&self, input: &Load, grad: &LoadGrad, store: &StoreGrad, grad_input: TensorId) -> bool {
+        let has_own_mask = match store.mask {
+            PlannedMask::None => true,
+            PlannedMask::Output(output) => output == input.tensor && input.scale_shift.is_none(),
+            PlannedMask::Recomputed(table, y) => y == input.tensor && input.scale_shift == Some(Table::Batch(table)),
+        };
+        let stored = grad.norm.map(|(_, y)| y).into_iter().chain(store.norms.iter().map(|norm| norm.y));
+        let has_chunks = [input.tensor, grad.g, grad_input].into_iter().chain(stored).all(|t| self.base.has_chunks(t));
+        has_own_mask && has_chunks && input.join.is_none()
     }
 
     pub(super) fn push_back(&mut self, op: FusedOp) {
@@ -130,10 +157,7 @@ impl FusedPlanner<'_> {
         let is_stem = |layer: &&Layer| {
             matches!(layer.op, LayerOp::Conv { .. }) && layer.inputs[0] < self.base.model.num_pathways()
         };
-        let has_chunks = match self.base.plan.tensors[grad_output].place {
-            Place::Arena { offset_c, pitch_c, .. } => offset_c.is_multiple_of(8) && pitch_c.is_multiple_of(8),
-            Place::Input(_) => false,
-        };
+        let has_chunks = self.base.has_chunks(grad_output);
         let is_alone = self.base.num_readers[x] == 1;
         let stem = conv.filter(is_stem).map(|layer| self.base.conv_op(layer));
         is_alone && has_chunks && stem.is_some_and(|op| conv3d::gathers_through(&op, pool))

@@ -54,7 +54,8 @@ impl FusedPlanner<'_> {
             return None;
         }
         let op = self.gram_of_batch(&conv);
-        let is_wanted = model.config.gram == GramUse::Always || gram::predicted_saving_s(&op) > 0.0;
+        let at_once = self.is_at_once(&conv);
+        let is_wanted = model.config.gram == GramUse::Always || gram::predicted_saving_s(&op, at_once) > 0.0;
         (is_wanted && gram::kernels_take(&op, self.base.plan.lowering.dtype())).then_some(norm_layer)
     }
 

@@ -224,6 +224,15 @@ pub enum FusedOp {
         store: StoreGrad,
         grad_input: TensorId,
     },
+    /// `conv3d::backward_fused`: both gradients at once.
+    ConvBackward {
+        op: Conv3d,
+        filter: ParamId,
+        input: Load,
+        grad_output: LoadGrad,
+        store: StoreGrad,
+        grad_input: TensorId,
+    },
     /// `gram::moments`.
     GramMoments { op: Gram, input: Load, moments: TensorId },
     /// `gram::statistics`.
@@ -286,6 +295,7 @@ impl FusedOp {
             FusedOp::Conv { .. } | FusedOp::ConvNormalise { .. } => OpKind::ConvForward,
             FusedOp::ConvGradFilter { .. } | FusedOp::GramProducts { .. } => OpKind::ConvGradFilter,
             FusedOp::ConvGradInput { .. } | FusedOp::GramGradInput { .. } => OpKind::ConvGradInput,
+            FusedOp::ConvBackward { .. } => OpKind::ConvBackward,
             FusedOp::Apply { .. }
             | FusedOp::Statistics { .. }
             | FusedOp::GramMoments { .. }
@@ -307,16 +317,16 @@ impl FusedOp {
             FusedOp::GramStatistics { ref statistics, .. } => statistics.stats,
             FusedOp::GramProducts { grad_output, .. } | FusedOp::GramGradInput { grad_output, .. } => grad_output,
             FusedOp::GramGradient { grad_table, .. } => grad_table,
-            FusedOp::ConvGradFilter { ref grad_output, .. } | FusedOp::ConvGradInput { ref grad_output, .. } => {
-                grad_output.norm.map_or(grad_output.g, |(_, y)| y)
-            }
+            FusedOp::ConvGradFilter { ref grad_output, .. }
+            | FusedOp::ConvGradInput { ref grad_output, .. }
+            | FusedOp::ConvBackward { ref grad_output, .. } => grad_output.norm.map_or(grad_output.g, |(_, y)| y),
             FusedOp::GradSums { ref norm, .. }
             | FusedOp::Gradient { ref norm, .. }
             | FusedOp::PoolGradNorm { ref norm, .. } => norm.y,
         }
     }
 
-    /// The convolution with a parameter for a filter, and its direction.
+    /// The convolution with a parameter for a filter, and its direction, where it is one.
     pub(in crate::model::plan) fn convolution(&self) -> Option<(&Conv3d, Direction)> {
         match self {
             FusedOp::Conv { op, .. } | FusedOp::ConvNormalise { op, .. } => Some((op, Direction::Forward)),
@@ -333,6 +343,7 @@ impl FusedOp {
             FusedOp::GramStatistics { op, .. } => op.table_macs(),
             FusedOp::GramGradient { op, .. } => 2 * op.table_macs(),
             FusedOp::GramProducts { op, .. } => op.macs(),
+            FusedOp::ConvBackward { op, .. } => 2 * op.macs(),
             FusedOp::GramGradInput { op, .. } => Beside::convolution(op).macs(),
             _ => self.convolution().map_or(0, |(op, _)| op.macs()),
         }
@@ -348,6 +359,7 @@ impl FusedOp {
             FusedOp::PoolGradNorm { op, .. } => pool3d::workspace_bytes(op, splits, part),
             FusedOp::GramMoments { op, .. } | FusedOp::GramStatistics { op, .. } => gram::workspace_bytes(stream, op),
             FusedOp::GramProducts { op, .. } => conv3d::workspace_bytes_of_splits(stream, op, splits),
+            FusedOp::ConvBackward { op, .. } => conv3d::backward_workspace_bytes(stream, op, splits),
             FusedOp::GramGradInput { op, .. } => {
                 conv3d::workspace_bytes_fused(stream, &Beside::convolution(op), Direction::GradInput, splits)
             }
@@ -399,6 +411,11 @@ impl FusedOp {
                 input.visit(see);
                 grad_output.visit(see);
                 pool.into_iter().flat_map(|p| [p.indices, p.scale_shift]).for_each(|t| see(Access::Read(t)));
+            }
+            FusedOp::ConvBackward { ref input, ref grad_output, ref store, grad_input, .. } => {
+                input.visit(see);
+                grad_output.visit(see);
+                store.visit(grad_input, see);
             }
             FusedOp::ConvGradInput { ref grad_output, store_dy, ref store, grad_input, .. } => {
                 grad_output.visit(see);
