@@ -9,8 +9,7 @@ use crate::error::{Error, Result};
 use crate::model::network::FIRST_LOSS_SCALE;
 use crate::shape::StepShape;
 
-/// So many steps in a row without a finite loss or gradient end the run: the learning rate is far too high, or f16 cannot
-/// hold what is computed, whatever the loss scale.
+/// So many steps in a row without a finite loss or gradient end the run: the learning rate is far too high.
 const MAX_SKIPPED_IN_A_ROW: u64 = 10;
 
 /// A step that the device works on, and what will be said about it.
@@ -125,11 +124,12 @@ impl Trainer {
             "warning: iteration {iteration} skipped: its loss or a gradient is not finite; clips: {}",
             names.join(", ")
         ));
-        if self.state.skipped_in_a_row < MAX_SKIPPED_IN_A_ROW {
+        let max_skipped = max_skipped(result.loss_scale);
+        if self.state.skipped_in_a_row < max_skipped {
             return Ok(());
         }
         Err(Error::Diverged(format!(
-            "the loss or a gradient was not finite in {MAX_SKIPPED_IN_A_ROW} steps in a row, up to iteration {iteration}: {}; the clips are \
+            "the loss or a gradient was not finite in {max_skipped} steps in a row, up to iteration {iteration}: {}; the clips are \
              named in {}",
             advice(result.loss_scale),
             self.output.log().display()
@@ -143,6 +143,11 @@ impl Trainer {
     }
 }
 
+/// How many steps in a row may come to nothing. A network with a loss scale may have to halve it down to 1 before a gradient fits f16.
+fn max_skipped(loss_scale: Option<f32>) -> u64 {
+    MAX_SKIPPED_IN_A_ROW + loss_scale.map_or(0, |_| FIRST_LOSS_SCALE.log2() as u64)
+}
+
 /// What to do about steps that stay non-finite; `loss_scale` is what it has come to, where there is one. A bad step of which the
 /// gradients were at fault halved it, so that a learning rate is to blame only where f32's range does not help.
 fn advice(loss_scale: Option<f32>) -> String {
@@ -153,5 +158,25 @@ fn advice(loss_scale: Option<f32>) -> String {
             "the loss scale stands at {scale} (it begins at {FIRST_LOSS_SCALE} and halves with every overflow of a gradient): f16 ends at \
              65504, so begin anew with VCYCLE.PRECISION bf16, which has the range of f32 and needs no scale; if that diverges too, {rate}"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_is_of_the_precision_where_there_is_a_loss_scale() {
+        let (plain, scaled) = (advice(None), advice(Some(0.5)));
+        assert_eq!(plain, "lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_EPOCHS");
+        for part in ["stands at 0.5 ", "begins at 65536", "VCYCLE.PRECISION bf16", plain.as_str()] {
+            assert!(scaled.contains(part), "{part}: {scaled}");
+        }
+    }
+
+    #[test]
+    fn a_loss_scale_may_halve_to_one_before_the_run_ends() {
+        assert_eq!((max_skipped(None), max_skipped(Some(64.0))), (10, 26));
+        assert_eq!(FIRST_LOSS_SCALE / 2f32.powi(16), 1.0);
     }
 }

@@ -72,7 +72,7 @@ fn profile_command_prints_a_table_and_writes_json_and_a_picture() {
     let written = std::fs::read_to_string(out.join("profile.json")).expect("profile.json");
     let object: Value = serde_json::from_str(&written).expect("JSON");
     let steps = object["steps"].as_array().expect("steps");
-    assert_eq!(steps.len(), 2);
+    assert_eq!((steps.len(), &object["precision"]), (2, &Value::from("precision: f32")));
     for step in steps {
         let ops = step["ops"].as_array().expect("ops");
         let sum: f64 = ops.iter().map(|op| op["ms"].as_f64().expect("ms")).sum();

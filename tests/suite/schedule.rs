@@ -129,8 +129,12 @@ fn schedule_command_plans_every_shape() {
     assert!(cut["refused"].is_null() && number(&cut["memory"]["total_bytes"]) as f64 <= 0.97 * whole, "{cut}");
     let refused = plan(&["VCYCLE.MEMORY_FRACTION", &share(0.1)]);
     assert!(refused["refused"].as_str().expect("a reason").contains("VCYCLE.MEMORY_FRACTION"), "{refused}");
+    for (arguments, form) in [(&["VCYCLE.PRECISION", "f16"][..], "f16\n"), (&["--device", "cpu"], "f32\n")] {
+        assert!(ask(arguments).contains(&format!("activations in {form}")), "{arguments:?}");
+    }
     let table = ask(&[]);
-    for part in ["Plans for H100 (9.0, 132 SMs)", "allocated once", "conv3d_forward_", "launches"] {
+    for part in ["Plans for H100 (9.0, 132 SMs): activations in bf16", "allocated once", "conv3d_forward_", "launches"]
+    {
         assert!(table.contains(part), "{part}: {table}");
     }
     for (arguments, part) in [(&["--plan", "--device", "v100"][..], "h100"), (&["--device", "cpu"], "--plan")] {

@@ -109,7 +109,7 @@ fn micro_batches_have_the_bits_of_the_whole_step() {
 /// The sums are over what every split of the whole batch left, whichever micro-batch it was in.
 #[test]
 fn precise_statistics_have_the_bits_of_the_whole_batch() {
-    for device in [Device::Cpu] {
+    for device in executors::all() {
         for (config, shape) in [(slowfast(), EVEN), (non_local(), RAGGED)] {
             let run = |network: &mut Network| {
                 let mut precise = PreciseStatistics::new(network).expect("sums");
